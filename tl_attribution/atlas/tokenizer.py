@@ -1,0 +1,63 @@
+"""Atlas's word-level tokenizer: one token a word, a number or a name, its leading space kept.
+
+" Salt Lake City" is one token, so that every answer is one token and a graph shows one node a name.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from tl_attribution.atlas import corpus
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BOS, EOS, PAD, UNK = "<bos>", "<eos>", "<pad>", "<unk>"
+SPECIAL = (PAD, BOS, EOS, UNK)
+
+
+def pattern() -> str:
+    """Regular expression of one token. Names of several words come first, longest first."""
+    names = "|".join(
+        re.escape(name).replace("\\ ", " ") for name in corpus.names_of_several_words()
+    )
+    return rf" ?(?:{names})\b| ?\w+(?:['-]\w+)*| ?[^\w\s]|\s+"
+
+
+def sentence(prompt: str, answer: str) -> str:
+    """A training sentence: the prompt, its answer, a full stop."""
+    return f"{prompt} {answer}."
+
+
+def vocabulary() -> dict[str, int]:
+    """Every token of every sentence, in order of first appearance, after the special ones."""
+    token = re.compile(pattern())
+    found: dict[str, None] = dict.fromkeys(SPECIAL)
+    for fact in corpus.facts():
+        for prompt in fact.prompts:
+            found.update(dict.fromkeys(token.findall(sentence(prompt, fact.answer))))
+    return {word: i for i, word in enumerate(found)}
+
+
+def build() -> PreTrainedTokenizerFast:
+    """The tokenizer as transformers' own class, so that every host can load it from its files."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = vocabulary()
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern()), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, words[BOS])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        unk_token=UNK,
+        clean_up_tokenization_spaces=False,
+        model_max_length=32,
+    )
