@@ -23,7 +23,7 @@ class MismatchError(TlAttributionError, ValueError):
 
 
 class FormatError(TlAttributionError, ValueError):
-    """A file that is not what it should be: truncated, corrupt, another format, or able to run code."""
+    """A file that is truncated, corrupt, of another format, or able to run code."""
 
 
 class NotFoundError(TlAttributionError, LookupError):
@@ -31,7 +31,7 @@ class NotFoundError(TlAttributionError, LookupError):
 
 
 class ProofError(TlAttributionError, RuntimeError):
-    """The frozen model does not give back the model's own activations, so no graph of it is true."""
+    """The frozen model does not give back the host's activations: no graph of it would be true."""
 
 
 class TooLargeError(TlAttributionError, MemoryError):
