@@ -1,0 +1,142 @@
+"""Graph files: one safetensors file with a JSON header. Nothing that can run code is ever read."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tl_attribution.errors import FormatError, NotFoundError
+from tl_attribution.graph.graph import About, Answer, Certificate, Graph, tensors
+from tl_attribution.graph.nodes import NodeTable
+
+KEY = "tl_attribution_graph"
+VERSION = 1
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error,
+    and is removed when it does not: readers see the old file or the new one, never half of one."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def save_graph(graph: Graph, path: str | Path) -> None:
+    """Write ``graph``; an adjacency that is mostly zero is stored as a list of its edges."""
+    stored = tensors(graph)
+    adjacency = stored.pop("adjacency")
+    edges = adjacency.nonzero()
+    if len(edges) * 5 < adjacency.numel():
+        stored["edges"] = edges.to(torch.int32)
+        stored["weights"] = adjacency[edges[:, 0], edges[:, 1]]
+    else:
+        stored["adjacency"] = adjacency
+    header = {
+        "version": VERSION,
+        "about": asdict(graph.about),
+        "certificate": graph.certificate._asdict(),
+        "labels": graph.nodes.labels,
+    }
+    with whole_file(path) as temporary:
+        # Copies, because safetensors refuses tensors that share memory.
+        copies = {
+            name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, t in stored.items()
+        }
+        save_file(copies, temporary, metadata={KEY: json.dumps(header)})
+
+
+def load_graph(path: str | Path) -> Graph:
+    """Read a graph written by :meth:`Graph.save`.
+
+    Raises NotFoundError if there is no such file, FormatError if it is a pickle (circuit-tracer's
+    ``.pt``), truncated, corrupt, or not a graph.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise NotFoundError(f"no graph file at {file}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = json.loads((opened.metadata() or {}).get(KEY, "null"))
+            stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, RecursionError) as error:
+        _refuse_pickle(file)
+        raise FormatError(f"{file} is truncated or corrupt: {error}") from error
+    if not isinstance(header, dict):
+        raise FormatError(f"{file} is a safetensors file but not a graph: no {KEY!r} in its header")
+    return _assemble(file, header, stored)
+
+
+def _refuse_pickle(file: Path) -> None:
+    """Name a pickle as such. Asked only about files that are not safetensors, because the length
+    with which those begin can be the same bytes."""
+    with file.open("rb") as opened:
+        start = opened.read(4)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        raise FormatError(
+            f"{file} is a pickle, which can run code when it is read, so it is not opened. "
+            "Graphs are safetensors files written by graph.save(path)"
+        )
+
+
+def _assemble(file: Path, header: dict, stored: dict[str, Tensor]) -> Graph:
+    if header.get("version") != VERSION:
+        raise FormatError(
+            f"{file} is a graph file of version {header.get('version')}; this package reads "
+            f"version {VERSION}: update tl-attribution"
+        )
+    try:
+        about = header["about"]
+        about["answers"] = tuple(Answer(*a) for a in about["answers"])
+        about["tokens"] = tuple(about["tokens"])
+        about["token_ids"] = tuple(about["token_ids"])
+        certificate = Certificate(**header["certificate"])
+        bounds = {k: tuple(getattr(certificate, k)) for k in ("replacement", "completeness")}
+        columns = {c: stored[f"nodes.{c}"] for c in NodeTable.columns()}
+        nodes = NodeTable(**columns, labels=tuple(header["labels"]))
+        return Graph(
+            nodes=nodes,
+            adjacency=_adjacency(stored, len(nodes)),
+            about=About(**about),
+            certificate=certificate._replace(**bounds),
+            **{name: stored[name] for name in ("constant", "preactivation", "target_weights")},
+        )
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        message = f"{file} lacks a part of a graph or holds a wrong one: {error!r}"
+        raise FormatError(message) from error
+
+
+def _adjacency(stored: dict[str, Tensor], n: int) -> Tensor:
+    if "adjacency" in stored:
+        return stored["adjacency"]
+    adjacency = torch.zeros(n, n, dtype=stored["weights"].dtype)
+    rows, columns = stored["edges"].long().unbind(1)
+    adjacency[rows, columns] = stored["weights"]
+    return adjacency
