@@ -1,0 +1,142 @@
+"""Activation functions of dictionaries, and the pointwise ones of MLPs.
+
+A dictionary's activation maps pre-activations to activations that are either zero or equal to the
+pre-activation, so that an active feature is affine in what it reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Union
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from tl_attribution.errors import FormatError, InputError, NotFoundError, nearest
+
+Pre = Float[Tensor, "position feature"]
+
+
+@dataclass(frozen=True)
+class ReLU:
+    """max(pre, 0)."""
+
+    def __call__(self, pre: Pre, layer: int) -> Pre:
+        """Activations of one layer."""
+        del layer
+        return pre.relu()
+
+
+@dataclass(frozen=True, eq=False)
+class JumpReLU:
+    """pre where pre > its feature's ``threshold``, else 0 (Rajamanoharan et al. 2024)."""
+
+    threshold: Float[Tensor, "layer feature"]
+
+    def __call__(self, pre: Pre, layer: int) -> Pre:
+        """Activations of one layer."""
+        return pre.relu() * (pre > self.threshold[layer].to(pre))
+
+
+@dataclass(frozen=True)
+class TopK:
+    """ReLU of the k largest pre-activations of a token and layer (Gao et al. 2024)."""
+
+    k: int
+
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+
+    def __call__(self, pre: Pre, layer: int) -> Pre:
+        """Activations of one layer. Raises InputError if k exceeds the number of features."""
+        del layer
+        if self.k > pre.shape[-1]:
+            raise InputError(f"k={self.k} is larger than the {pre.shape[-1]} features of a layer")
+        values, where = pre.topk(self.k, dim=-1)
+        return torch.zeros_like(pre).scatter_(-1, where, values.relu())
+
+
+@dataclass(frozen=True)
+class BatchTopK:
+    """Trained with the k largest of a batch a token; at inference one threshold stands in for the
+    batch (Bussmann et al. 2024)."""
+
+    k: int
+    threshold: float
+
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+
+    def __call__(self, pre: Pre, layer: int) -> Pre:
+        """Activations of one layer."""
+        del layer
+        return pre.relu() * (pre > self.threshold)
+
+
+Activation = Union[ReLU, JumpReLU, TopK, BatchTopK]  # noqa: UP007  # evaluated on Python 3.10
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise InputError(f"k must be at least 1, got {k}")
+
+
+def to_config(activation: Activation) -> dict[str, Any]:
+    """What a config file says of an activation; a JumpReLU's thresholds are stored as tensors."""
+    match activation:
+        case ReLU():
+            return {"name": "relu"}
+        case JumpReLU():
+            return {"name": "jumprelu"}
+        case TopK(k):
+            return {"name": "topk", "k": k}
+        case BatchTopK(k, threshold):
+            return {"name": "batchtopk", "k": k, "threshold": threshold}
+
+
+def from_config(config: dict[str, Any], threshold: Tensor | None) -> Activation:
+    """The inverse of :func:`to_config`. Raises FormatError for an unknown or incomplete one."""
+    match config:
+        case {"name": "relu"}:
+            return ReLU()
+        case {"name": "jumprelu"} if threshold is not None:
+            return JumpReLU(threshold)
+        case {"name": "topk", "k": int(k)}:
+            return TopK(k)
+        case {"name": "batchtopk", "k": int(k), "threshold": float(value)}:
+            return BatchTopK(k, value)
+    raise FormatError(
+        f"activation {config} is unknown or incomplete; expected relu, jumprelu with thresholds, "
+        "topk with k, or batchtopk with k and threshold"
+    )
+
+
+def _gelu_fast(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x)))
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "gelu": F.gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu_fast": _gelu_fast,
+    "silu": F.silu,
+    "swish": F.silu,
+}
+"""Pointwise MLP activations by the names that model configs use."""
+
+
+def pointwise(name: str) -> Callable[[Tensor], Tensor]:
+    """An MLP's activation function. Raises NotFoundError for one that is not pointwise or known."""
+    if name not in POINTWISE:
+        raise NotFoundError(f"MLP activation {name!r} is not supported: {nearest(name, POINTWISE)}")
+    return POINTWISE[name]

@@ -1,0 +1,1 @@
+"""Dictionary formats, one reader a file, each recognised by the files it finds."""
