@@ -1,0 +1,123 @@
+"""The parts of a block with what depends on the prompt frozen: each is an affine map of the stream.
+
+Every map comes in three forms: applied to the stream, its linear part pulled back (the adjoint, for
+cotangents), and its constant (what it gives for a stream of zeros).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_attribution.shapes import Cotangents, Stream
+
+
+def _centre(x: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True)
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenNorm:
+    """LayerNorm or RMSNorm with its denominator frozen: centre if ``centred``, divide by ``scale``,
+    times ``weight``, plus ``bias``."""
+
+    scale: Float[Tensor, "position 1"]
+    centred: bool
+    weight: Float[Tensor, " d_model"] | None = None
+    bias: Float[Tensor, " d_model"] | None = None
+
+    def normalized(self, x: Stream) -> Stream:
+        """Centred and divided, before weight and bias."""
+        return (_centre(x) if self.centred else x) / self.scale
+
+    def weighted(self, normalized: Tensor) -> Tensor:
+        """Weight and bias on what is already normalised."""
+        out = normalized if self.weight is None else normalized * self.weight
+        return out if self.bias is None else out + self.bias
+
+    def __call__(self, x: Stream) -> Stream:
+        """The whole affine map."""
+        return self.weighted(self.normalized(x))
+
+    def pull(self, g: Cotangents) -> Cotangents:
+        """Adjoint of the linear part; ``g`` may hold fewer positions, from the first on."""
+        g = g if self.weight is None else g * self.weight
+        return self.pull_normalized(g, self.scale[: g.shape[-2]])
+
+    def pull_normalized(self, g: Tensor, scale: Tensor) -> Tensor:
+        """Adjoint of :meth:`normalized`, given the scales of ``g``'s positions."""
+        return (_centre(g) if self.centred else g) / scale
+
+    def fold_in(self, weight: Float[Tensor, "d_model out"]) -> Float[Tensor, "d_model out"]:
+        """Centring and weight folded into the rows of a matrix that reads the norm's output, so
+        that only the division is left."""
+        folded = weight if self.weight is None else self.weight[:, None] * weight
+        return _centre(folded.T).T if self.centred else folded
+
+    def fold_out(self, weight: Float[Tensor, "inner d_model"]) -> Float[Tensor, "inner d_model"]:
+        """The same for a matrix that writes the norm's input."""
+        folded = _centre(weight) if self.centred else weight
+        return folded if self.weight is None else folded * self.weight
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenAttention:
+    """One block's attention with its patterns frozen.
+
+    ``pattern[h, p, q]`` is how much position p takes from q; query heads share a key/value head in
+    groups of ``head / kv`` neighbours.
+    """
+
+    pattern: Float[Tensor, "head position position"]
+    W_V: Float[Tensor, "kv d_model d_head"]
+    W_O: Float[Tensor, "head d_head d_model"]
+    norm: FrozenNorm
+    b_V: Float[Tensor, "kv d_head"] | None = None
+    b_O: Float[Tensor, " d_model"] | None = None
+    post_norm: FrozenNorm | None = None
+
+    def __call__(self, x: Stream) -> Stream:
+        """What the attention adds to the stream ``x``, written out plainly (the oracle's form)."""
+        v = torch.einsum("qd,kde->qke", self.norm(x), self.W_V)
+        v = v if self.b_V is None else v + self.b_V
+        v = v.repeat_interleave(self.W_O.shape[0] // self.W_V.shape[0], dim=1)
+        z = torch.einsum("hpq,qhe->phe", self.pattern, v)
+        out = torch.einsum("phe,hed->pd", z, self.W_O)
+        out = out if self.b_O is None else out + self.b_O
+        return out if self.post_norm is None else self.post_norm(out)
+
+    @cached_property
+    def constant(self) -> Stream:
+        """What is added whatever the stream: all biases, transported."""
+        return self(self.pattern.new_zeros(self.pattern.shape[1], self.W_V.shape[1]))
+
+    @cached_property
+    def _folded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Value matrix [kv·d_head, d_model], output matrix [d_model, head·d_head] and pattern
+        [kv, group, p, q] with both norms folded in; made for the adjoint."""
+        kv, width, d_head = self.W_V.shape
+        heads, n = self.pattern.shape[:2]
+        values = self.norm.fold_in(self.W_V.permute(1, 0, 2).reshape(width, kv * d_head))
+        output = self.W_O.reshape(heads * d_head, width)
+        pattern = self.pattern / self.norm.scale.T
+        if self.post_norm is not None:
+            output = self.post_norm.fold_out(output)
+            pattern = pattern / self.post_norm.scale
+        grouped = pattern.view(kv, heads // kv, n, n)
+        return values.T.contiguous(), output.T.contiguous(), grouped
+
+    def pull(self, g: Cotangents) -> Cotangents:
+        """``Nᵀ Σ_h Σ_{p≥q} pattern[h,p,q] · (g[p] W_Oᵀ[h]) W_Vᵀ[h]`` as three matrix products.
+
+        ``g`` may hold fewer positions than the prompt, from the first on: nothing later counts.
+        """
+        values, output, pattern = self._folded
+        rows, n, width = g.shape
+        kv, group = pattern.shape[:2]
+        z = (g.reshape(rows * n, width) @ output).view(rows, n, kv, group, -1)
+        mixed = torch.einsum("kgpq,rpkge->rqke", pattern[..., :n, :n], z)
+        return (mixed.reshape(rows * n, -1) @ values).view(rows, n, width)

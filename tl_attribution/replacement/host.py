@@ -1,0 +1,103 @@
+"""What a model must offer to be traced, and how the right adapter is found for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, Union, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_attribution.dictionaries.neurons import MlpWeights
+from tl_attribution.errors import UnsupportedModelError
+from tl_attribution.replacement.sites import ReadSite, WriteSite
+from tl_attribution.replacement.snapshot import Snapshot
+from tl_attribution.shapes import Stream, Streams, TokenIds
+
+ReplaceMlp = Callable[[int, Stream, Stream], Stream]
+"""(layer, what is read, what the MLP wrote) → what is written instead, at the write site."""
+
+
+@runtime_checkable
+class Host(Protocol):
+    """A model seen through an adapter. It is only ever read; hooks are removed after each call."""
+
+    name: str
+    n_layers: int
+    d_model: int
+    d_vocab: int
+    n_ctx: int
+    bos_token_id: int | None
+    mlp_input_hook: str
+    mlp_output_hook: str
+
+    def tokenize(self, text: str, *, with_bos: bool) -> list[int]:
+        """Token ids; with the BOS token in front where the model wants one, or without."""
+        ...
+
+    def token_strings(self, token_ids: list[int]) -> tuple[str, ...]:
+        """Each token as text, its leading space kept."""
+        ...
+
+    def read_site(self, hook: str) -> ReadSite:
+        """The site of a read hook. Raises NotFoundError for an unknown one."""
+        ...
+
+    def write_site(self, hook: str) -> WriteSite:
+        """The site of a write hook. Raises NotFoundError for an unknown one."""
+        ...
+
+    def snapshot(self, token_ids: TokenIds) -> Snapshot:
+        """One forward pass, proven. Raises ProofError or UnsupportedModelError."""
+        ...
+
+    def read(self, token_ids: TokenIds, site: ReadSite) -> Streams:
+        """What features read at ``site`` of every layer, without the cost of a snapshot."""
+        ...
+
+    def mlp(self, layer: int) -> MlpWeights:
+        """One layer's MLP weights."""
+        ...
+
+    def run_replacing_mlps(
+        self, token_ids: TokenIds, read: ReadSite, write: WriteSite, replace: ReplaceMlp
+    ) -> Float[Tensor, "position vocab"]:
+        """Logits of a run with every MLP's output replaced; attention and norms run freely."""
+        ...
+
+
+LoadModel = Callable[[str, Union[Path, None]], Any]  # noqa: UP007  # evaluated on Python 3.10
+"""(name, folder in Hugging Face form, or None to find the name) → a model that has an adapter."""
+
+_LOADERS: list[LoadModel] = []
+_ADAPTERS: list[tuple[type, Callable[[Any], Host]]] = []
+
+
+def register_host(model_type: type, adapter: Callable[[Any], Host]) -> None:
+    """Serve ``model_type`` and its subclasses with ``adapter``. Registering again replaces."""
+    _ADAPTERS[:] = [entry for entry in _ADAPTERS if entry[0] is not model_type]
+    _ADAPTERS.append((model_type, adapter))
+
+
+def register_loader(load: LoadModel) -> None:
+    """Offer to load models by name. Registering again replaces."""
+    _LOADERS[:] = [load]
+
+
+def loader() -> LoadModel | None:
+    """How to load a model by name, if a plugin offers it."""
+    return _LOADERS[0] if _LOADERS else None
+
+
+def host_for(model: Any) -> Host:
+    """The adapter for a model. Raises UnsupportedModelError if no plugin serves its type."""
+    for model_type, adapter in reversed(_ADAPTERS):
+        if isinstance(model, model_type):
+            return adapter(model)
+    served = ", ".join(sorted(t.__name__ for t, _ in _ADAPTERS)) or "none (import transformer_lens)"
+    raise UnsupportedModelError(
+        f"a {type(model).__module__}.{type(model).__qualname__} cannot be traced; models served by "
+        f"the installed plugins: {served}. Load a Hugging Face model with "
+        "TransformerBridge.boot_transformers(name)"
+    )
