@@ -1,0 +1,1 @@
+"""Adapters to host libraries, one file or folder a host, found through entry points."""

@@ -1,0 +1,47 @@
+"""TransformerLens: serves HookedTransformer and TransformerBridge, and gives both the method
+``attribution_graph``. :func:`install` runs when transformer_lens is imported, first or last."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tl_attribution.dictionaries.base import Dictionary
+    from tl_attribution.graph.graph import Graph
+    from tl_attribution.replacement.prompts import Prompt
+
+
+def attribution_graph(self: Any, prompt: Prompt, dictionary: Dictionary, **options: Any) -> Graph:
+    """The attribution graph of one prompt: see :func:`tl_attribution.attribute`, which this calls
+    with the model as its first argument."""
+    from tl_attribution.attribute import attribute
+
+    return attribute(self, prompt, dictionary, **options)
+
+
+def install(module: ModuleType) -> None:
+    """Serve the model classes that this version of transformer_lens has. Installing twice changes
+    nothing."""
+    from tl_attribution.plugins.transformer_lens.bridge import BridgeHost
+    from tl_attribution.plugins.transformer_lens.hooked import HookedTransformerHost
+    from tl_attribution.plugins.transformer_lens.loading import load
+    from tl_attribution.replacement.host import register_host, register_loader
+
+    register_loader(load)
+    for owner, name, adapter in (
+        (module, "HookedTransformer", HookedTransformerHost),
+        (_model_bridge(), "TransformerBridge", BridgeHost),
+    ):
+        model_type = getattr(owner, name, None)
+        if model_type is not None:
+            register_host(model_type, adapter)
+            model_type.attribution_graph = attribution_graph
+
+
+def _model_bridge() -> ModuleType | None:
+    try:
+        from transformer_lens import model_bridge
+    except ImportError:  # transformer-lens 2.x
+        return None
+    return model_bridge

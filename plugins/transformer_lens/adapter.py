@@ -1,0 +1,340 @@
+"""What both TransformerLens models share: one forward pass with hooks that only read."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tl_attribution.dictionaries.neurons import MlpWeights
+from tl_attribution.errors import FormatError, InputError, NotFoundError, UnsupportedModelError
+from tl_attribution.plugins.transformer_lens import names
+from tl_attribution.replacement.frozen import FrozenAttention, FrozenNorm
+from tl_attribution.replacement.host import ReplaceMlp
+from tl_attribution.replacement.sites import ReadSite, WriteSite
+from tl_attribution.replacement.snapshot import Block, Snapshot
+from tl_attribution.shapes import Streams, TokenIds
+
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
+"""How far the frozen model may be from the host, by the host's dtype; half precisions get more."""
+TOLERANCE_HALF = 5e-2
+
+
+class NormWeights(NamedTuple):
+    """A norm as the host holds it: its hooks' prefix, weights, and whether it centres."""
+
+    hooks: str
+    centred: bool
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+class AttentionWeights(NamedTuple):
+    """Value and output weights, one entry a key/value head and a query head."""
+
+    W_V: Tensor
+    b_V: Tensor | None
+    W_O: Tensor
+    b_O: Tensor | None
+
+
+class TransformerLensHost(abc.ABC):
+    """A TransformerLens model as :class:`~tl_attribution.replacement.host.Host`."""
+
+    mlp_input_hook = names.MLP_INPUT
+    mlp_output_hook = names.MLP_OUTPUT
+
+    def __init__(self, model: Any) -> None:
+        self.model, cfg = model, model.cfg
+        self.name: str = cfg.model_name or "unnamed model"
+        self.n_layers, self.d_model = int(cfg.n_layers), int(cfg.d_model)
+        self.d_vocab, self.n_ctx = int(cfg.d_vocab), int(cfg.n_ctx)
+        tokenizer = model.tokenizer
+        self.bos_token_id = None if tokenizer is None else tokenizer.bos_token_id
+        self.parallel = bool(getattr(cfg, "parallel_attn_mlp", False))
+        cap = getattr(cfg, "output_logits_soft_cap", None)
+        self.soft_cap = float(cap) if cap is not None and cap > 0 else None
+        weight = next(iter(model.parameters()))
+        self.dtype = weight.dtype
+        self.compute_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @abc.abstractmethod
+    def attention(self, layer: int) -> AttentionWeights:
+        """Weights of one block's attention."""
+
+    @abc.abstractmethod
+    def norm(self, module: nn.Module) -> tuple[bool, Tensor | None, Tensor | None]:
+        """Whether a norm centres, its weight and its bias."""
+
+    @abc.abstractmethod
+    def replace_before_norm(
+        self, layer: int, hook: Callable[..., Tensor]
+    ) -> tuple[list[tuple[str, Callable[..., Tensor]]], Any]:
+        """How to replace an MLP's output before its post-norm: named hooks, and a handle with
+        ``remove`` for what is no named hook (or None)."""
+
+    # Tokens
+
+    def _tokenizer(self) -> Any:
+        if self.model.tokenizer is None:
+            raise InputError(f"{self.name} has no tokenizer; give token ids instead of text")
+        return self.model.tokenizer
+
+    def tokenize(self, text: str, *, with_bos: bool) -> list[int]:
+        """Token ids of a text."""
+        self._tokenizer()
+        if with_bos:
+            return self.model.to_tokens(text)[0].tolist()
+        return self.model.to_tokens(text, prepend_bos=False)[0].tolist()
+
+    def token_strings(self, token_ids: list[int]) -> tuple[str, ...]:
+        """Each token as text, its leading space kept; without a tokenizer, its number."""
+        tokenizer = self.model.tokenizer
+        if tokenizer is None:
+            return tuple(str(i) for i in token_ids)
+        return tuple(_text(tokenizer, i) for i in token_ids)
+
+    # Sites
+
+    def read_site(self, hook: str) -> ReadSite:
+        """The site of a read hook."""
+        if self.parallel and hook == "hook_resid_mid":
+            raise NotFoundError(
+                f"{self.name} runs attention and MLP in parallel and has no hook_resid_mid; its "
+                "features read at 'hook_resid_pre' or 'ln2.hook_normalized'"
+            )
+        return names.read_site(hook)
+
+    def write_site(self, hook: str) -> WriteSite:
+        """The site of a write hook."""
+        return names.write_site(hook)
+
+    # Weights
+
+    def _norm(self, layer: int | None, name: str) -> NormWeights:
+        owner = self.model if layer is None else self.model.blocks[layer]
+        hooks = name if layer is None else names.block(layer, name)
+        return NormWeights(hooks, *self.norm(getattr(owner, name)))
+
+    def _has(self, layer: int, name: str) -> bool:
+        return getattr(self.model.blocks[layer], name, None) is not None
+
+    def _mlp_norm_name(self, layer: int) -> str:
+        return "ln1" if self.parallel and not self._has(layer, "ln2") else "ln2"
+
+    def _post_norm_name(self, layer: int, name: str) -> str | None:
+        return name if self._has(layer, name) else None
+
+    def _check_block(self, layer: int) -> None:
+        lacking = [
+            part
+            for part in ("ln1", "attn", "mlp", self._mlp_norm_name(layer))
+            if not self._has(layer, part)
+        ]
+        if lacking:
+            raise UnsupportedModelError(
+                f"{self.name}: block {layer} has no {', '.join(lacking)}; this adapter traces "
+                "decoder blocks with a norm, attention, a norm and an MLP"
+            )
+
+    def mlp(self, layer: int) -> MlpWeights:
+        """One layer's MLP weights. Raises UnsupportedModelError unless it is plain or gated."""
+        self._check_block(layer)
+        mlp = self.model.blocks[layer].mlp
+        found = {n: getattr(mlp, n, None) for n in MLP_PARTS}
+        if not isinstance(found["W_in"], Tensor) or not isinstance(found["W_out"], Tensor):
+            raise UnsupportedModelError(
+                f"{self.name}: the MLP of block {layer} is a {type(mlp).__name__}, not a plain or "
+                "gated MLP, so its neurons cannot be used; use a trained dictionary"
+            )
+        ready = {n: t.detach() if isinstance(t, Tensor) else None for n, t in found.items()}
+        return MlpWeights(activation=str(self.model.cfg.act_fn), **ready)  # type: ignore[arg-type]  # W_in and W_out are tensors
+
+    # Runs
+
+    def _run(self, token_ids: TokenIds, hooks: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        wanted = set(hooks)
+        tokens = token_ids[None].to(next(iter(self.model.parameters())).device)
+        with torch.no_grad():
+            logits, cache = self.model.run_with_cache(
+                tokens, names_filter=lambda name: name in wanted, return_type="logits"
+            )
+        found = {
+            name: cache[name][0].detach().to(self.compute_dtype) for name in wanted & set(cache)
+        }
+        if lacking := sorted(wanted - set(found)):
+            raise UnsupportedModelError(
+                f"{self.name} lacks the hooks {', '.join(lacking[:4])}, which this adapter reads"
+            )
+        return logits[0].detach().to(self.compute_dtype), found
+
+    def read(self, token_ids: TokenIds, site: ReadSite) -> Streams:
+        """What features read at every layer, in one forward pass."""
+        hooks = [self._read_hook(layer, site) for layer in range(self.n_layers)]
+        _, found = self._run(token_ids, hooks)
+        return torch.stack(
+            [self._at_site(layer, found[hook], site) for layer, hook in enumerate(hooks)]
+        )
+
+    def _read_hook(self, layer: int, site: ReadSite) -> str:
+        if site.norm != "none":
+            return names.block(layer, f"{self._mlp_norm_name(layer)}.hook_normalized")
+        early = site.place == "resid_pre" or self.parallel
+        return names.block(layer, "hook_resid_pre" if early else "hook_resid_mid")
+
+    def _at_site(self, layer: int, hooked: Tensor, site: ReadSite) -> Tensor:
+        if site.norm != "affine":
+            return hooked
+        norm = self._norm(layer, self._mlp_norm_name(layer))
+        return self._frozen(norm, hooked.new_ones(len(hooked), 1)).weighted(hooked)
+
+    def _frozen(self, norm: NormWeights, scale: Tensor) -> FrozenNorm:
+        def ready(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.detach().to(self.compute_dtype)
+
+        return FrozenNorm(scale, norm.centred, ready(norm.weight), ready(norm.bias))
+
+    def run_replacing_mlps(
+        self, token_ids: TokenIds, read: ReadSite, write: WriteSite, replace: ReplaceMlp
+    ) -> Float[Tensor, "position vocab"]:
+        """Logits of a run with every MLP's output replaced."""
+        seen: dict[int, Tensor] = {}
+        hooks: list[tuple[str, Callable[..., Any]]] = []
+        handles = []
+        for layer in range(self.n_layers):
+
+            def look(tensor: Tensor, hook: Any = None, *, layer: int = layer) -> None:
+                seen[layer] = self._at_site(layer, tensor[0].to(self.compute_dtype), read)
+
+            def edit(tensor: Tensor, hook: Any = None, *, layer: int = layer) -> Tensor:
+                made = replace(layer, seen[layer], tensor[0].to(self.compute_dtype))
+                return made[None].to(tensor)
+
+            hooks.append((self._read_hook(layer, read), look))
+            if write.before_norm and self._post_norm_name(layer, "ln2_post"):
+                named, handle = self.replace_before_norm(layer, edit)
+                hooks += named
+                handles += [handle] if handle is not None else []
+            else:
+                hooks.append((names.block(layer, "hook_mlp_out"), edit))
+        try:
+            with torch.no_grad():
+                tokens = token_ids[None].to(next(iter(self.model.parameters())).device)
+                logits = self.model.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits")
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits[0].to(self.compute_dtype)
+
+    # Snapshot
+
+    def snapshot(self, token_ids: TokenIds) -> Snapshot:
+        """One forward pass with all that is frozen on it; proves itself before it is returned."""
+        for layer in range(self.n_layers):
+            self._check_block(layer)
+        norms = self._norms()
+        logits, found = self._run(token_ids, self._hooks(norms.values()))
+        _check_finite(self.name, logits, found)
+        positions = found.get("hook_pos_embed")
+        first = found[names.block(0, "hook_resid_pre")]
+        snapshot = Snapshot(
+            token_ids=token_ids.cpu(),
+            token_embedding=first if positions is None else first - positions,
+            position_embedding=positions,
+            blocks=tuple(self._block(layer, norms, found) for layer in range(self.n_layers)),
+            final_norm=self._scaled(norms["ln_final"], found),
+            final_resid=found[names.block(self.n_layers - 1, "hook_resid_post")],
+            W_U=self.model.W_U.detach().to(self.compute_dtype),
+            b_U=self._unembedding_bias(),
+            soft_cap=self.soft_cap,
+            logits=logits,
+        )
+        snapshot.prove(TOLERANCE.get(self.dtype, TOLERANCE_HALF))
+        return snapshot
+
+    def _unembedding_bias(self) -> Tensor | None:
+        bias = getattr(self.model, "b_U", None)
+        return None if bias is None else bias.detach().to(self.compute_dtype)
+
+    def _norms(self) -> dict[str, NormWeights]:
+        """Every norm of the model by its hooks' prefix."""
+        found = [self._norm(None, "ln_final")]
+        for layer in range(self.n_layers):
+            present = [n for n in ("ln1", "ln2", "ln1_post", "ln2_post") if self._has(layer, n)]
+            found += [self._norm(layer, name) for name in present]
+        return {norm.hooks: norm for norm in found}
+
+    def _hooks(self, norms: Iterable[NormWeights]) -> list[str]:
+        wanted = [f"{norm.hooks}.hook_scale" for norm in norms]
+        for layer in range(self.n_layers):
+            parts = ["hook_resid_pre", "attn.hook_pattern", "hook_mlp_out"]
+            parts.append(f"{self._mlp_norm_name(layer)}.hook_normalized")
+            if self._post_norm_name(layer, "ln2_post"):
+                parts.append("ln2_post.hook_normalized")
+            wanted += [names.block(layer, part) for part in parts]
+        wanted.append(names.block(self.n_layers - 1, "hook_resid_post"))
+        if getattr(self.model.cfg, "positional_embedding_type", None) == "standard":
+            wanted.append("hook_pos_embed")
+        return wanted
+
+    def _scaled(self, norm: NormWeights, found: dict[str, Tensor]) -> FrozenNorm:
+        return self._frozen(norm, found[f"{norm.hooks}.hook_scale"])
+
+    def _block(self, layer: int, norms: dict[str, NormWeights], found: dict[str, Tensor]) -> Block:
+        def hooked(name: str) -> Tensor:
+            return found[names.block(layer, name)]
+
+        def norm(name: str) -> FrozenNorm:
+            return self._scaled(norms[names.block(layer, name)], found)
+
+        attention_post = self._post_norm_name(layer, "ln1_post")
+        mlp_post = self._post_norm_name(layer, "ln2_post")
+        raw = None
+        if mlp_post:
+            raw = hooked("ln2_post.hook_normalized") * hooked("ln2_post.hook_scale")
+        weights = [
+            None if w is None else w.detach().to(self.compute_dtype) for w in self.attention(layer)
+        ]
+        mlp_norm = self._mlp_norm_name(layer)
+        return Block(
+            attention=FrozenAttention(
+                pattern=hooked("attn.hook_pattern"),
+                W_V=weights[0],  # type: ignore[arg-type]  # never None
+                b_V=weights[1],
+                W_O=weights[2],  # type: ignore[arg-type]  # never None
+                b_O=weights[3],
+                norm=norm("ln1"),
+                post_norm=norm(attention_post) if attention_post else None,
+            ),
+            mlp_norm=norm(mlp_norm),
+            resid_pre=hooked("hook_resid_pre"),
+            mlp_normalized=hooked(f"{mlp_norm}.hook_normalized"),
+            mlp_out=hooked("hook_mlp_out"),
+            parallel=self.parallel,
+            mlp_raw=raw,
+            mlp_post_norm=norm(mlp_post) if mlp_post else None,
+        )
+
+
+MLP_PARTS = ("W_in", "b_in", "W_gate", "b_gate", "W_out", "b_out")
+
+
+def _text(tokenizer: Any, token_id: int) -> str:
+    piece = tokenizer.convert_ids_to_tokens(token_id)
+    if isinstance(piece, str) and piece.startswith("▁"):
+        return piece.replace("▁", " ")
+    return tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+
+
+def _check_finite(name: str, logits: Tensor, found: dict[str, Tensor]) -> None:
+    bad = sorted(hook for hook, tensor in found.items() if not tensor.isfinite().all())
+    if bad or not logits.isfinite().all():
+        where = ", ".join(bad[:3]) or "the logits"
+        raise FormatError(
+            f"{name} gives NaN or infinite values on this prompt, at {where}; its weights are "
+            "broken, or overflow in their dtype"
+        )

@@ -1,0 +1,36 @@
+"""TransformerBridge (transformer-lens 3.x and 4.x): Hugging Face modules behind the same names, raw
+or in compatibility mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from tl_attribution.plugins.transformer_lens import names
+from tl_attribution.plugins.transformer_lens.adapter import AttentionWeights, TransformerLensHost
+
+
+class BridgeHost(TransformerLensHost):
+    """Reads weights through the bridge's own properties, which give TransformerLens's layout."""
+
+    def attention(self, layer: int) -> AttentionWeights:
+        """Values come one a key/value head."""
+        attn = self.model.blocks[layer].attn
+        return AttentionWeights(attn.W_V, attn.b_V, attn.W_O, attn.b_O)
+
+    def norm(self, module: nn.Module) -> tuple[bool, Tensor | None, Tensor | None]:
+        """Gemma stores its norms' weights as an offset from one."""
+        bridge: Any = module
+        weight = getattr(bridge, "weight", None)
+        if weight is not None and getattr(self.model.cfg, "rmsnorm_uses_offset", False):
+            weight = weight + 1
+        bias = None if bridge.uses_rms_norm else getattr(bridge.original_component, "bias", None)
+        return not bridge.uses_rms_norm, weight, bias
+
+    def replace_before_norm(
+        self, layer: int, hook: Callable[..., Tensor]
+    ) -> tuple[list[tuple[str, Callable[..., Tensor]]], Any]:
+        """The MLP's own output hook comes before the post-norm."""
+        return [(names.block(layer, "mlp.hook_out"), hook)], None

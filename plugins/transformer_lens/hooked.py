@@ -1,0 +1,39 @@
+"""HookedTransformer (transformer-lens 2.16 to 3.x): TransformerLens's own modules and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from tl_attribution.plugins.transformer_lens.adapter import AttentionWeights, TransformerLensHost
+
+
+class HookedTransformerHost(TransformerLensHost):
+    """Reads weights in TransformerLens's layout. Folded norms have no weight of their own."""
+
+    def attention(self, layer: int) -> AttentionWeights:
+        """Grouped heads keep their un-repeated values under an underscore."""
+        attn = self.model.blocks[layer].attn
+
+        def values(name: str) -> Tensor:
+            own = getattr(attn, f"_{name}", None)
+            return getattr(attn, name) if own is None else own
+
+        return AttentionWeights(values("W_V"), values("b_V"), attn.W_O, attn.b_O)
+
+    def norm(self, module: nn.Module) -> tuple[bool, Tensor | None, Tensor | None]:
+        """LayerNorm centres, RMSNorm does not; the folded forms are named ...Pre."""
+        centred = type(module).__name__.startswith("LayerNorm")
+        return centred, getattr(module, "w", None), getattr(module, "b", None)
+
+    def replace_before_norm(
+        self, layer: int, hook: Callable[..., Tensor]
+    ) -> tuple[list[tuple[str, Callable[..., Tensor]]], Any]:
+        """There is no named hook between MLP and post-norm, so the module itself is hooked."""
+
+        def replaced(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            return hook(output)
+
+        return [], self.model.blocks[layer].mlp.register_forward_hook(replaced)
