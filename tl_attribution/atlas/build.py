@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -48,7 +48,7 @@ class Schedule(NamedTuple):
     threads: int = 2
 
 
-def config(vocab_size: int) -> dict[str, object]:
+def config(vocab_size: int) -> dict[str, Any]:
     """Hyperparameters of the GPT-2 architecture: ReLU MLPs, four layers, 1.1 M parameters."""
     return {
         "vocab_size": vocab_size,
