@@ -1,0 +1,56 @@
+"""The command line, one file a command. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from tl_attribution.cli.trace import trace
+from tl_attribution.errors import TlAttributionError
+
+app = typer.Typer(
+    name="tl-attribution",
+    help="Attribution graphs: which features of a language model caused its answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(trace)
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        hosts = ", ".join(f"{name} {version(name)}" for name in ("transformer-lens", "torch"))
+        typer.echo(
+            f"tl-attribution {version('tl-attribution')} "
+            f"({hosts}, Python {platform.python_version()})"
+        )
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show versions and exit."
+        ),
+    ] = False,
+) -> None:
+    """Attribution graphs: which features of a language model caused its answer."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit. An error of our family becomes one line and exit code 2."""
+    try:
+        app(args=arguments, prog_name="tl-attribution")
+    except TlAttributionError as error:
+        from tl_attribution.graph.paths import printable
+
+        typer.echo(f"tl-attribution: {printable(str(error))}", err=True)
+        sys.exit(2)

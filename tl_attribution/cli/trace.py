@@ -1,0 +1,140 @@
+"""``tl-attribution trace``: from a prompt to a verified attribution graph."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import tl_attribution as tla  # lazy: nothing heavy is imported before it is used
+from tl_attribution.errors import InputError
+
+NEURONS = "neurons"
+"""The dictionary that every model has: its own MLP neurons."""
+
+
+class Engine(str, Enum):
+    """How edges are computed."""
+
+    fast = "fast"
+    autograd = "autograd"
+
+
+Prompt = Annotated[str, typer.Argument(help="The text to explain.", show_default=False)]
+ModelName = Annotated[str, typer.Option("--model", help="'atlas', which ships, or a name.")]
+DictionaryName = Annotated[
+    str, typer.Option("--dictionary", help="A name, a path, or 'neurons': the model's own.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Save the whole graph (safetensors).")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the pruned graph as JSON.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write the pruned graph as a page.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="Token to explain; repeat for more. Else the likely ones."),
+]
+MaxLogits = Annotated[int, typer.Option(min=1, help="Explain at most so many likely tokens.")]
+LogitMass = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="… and no more than hold this probability.")
+]
+Coverage = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Expand the features holding this share of influence."),
+]
+MaxFeatures = Annotated[int | None, typer.Option(min=1, help="Expand at most so many features.")]
+NodeThreshold = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Share of influence that pruning keeps in nodes.")
+]
+EdgeThreshold = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Share of influence that pruning keeps in edges.")
+]
+Prefix = Annotated[
+    int | None,
+    typer.Option(min=0, help="Leading tokens that every prompt shares. Else the BOS token."),
+]
+EngineName = Annotated[Engine, typer.Option(help="autograd is the slow reference.")]
+
+
+def trace(
+    prompt: Prompt,
+    model: ModelName = "atlas",
+    dictionary: DictionaryName = NEURONS,
+    out: Out = None,
+    json: Json = None,
+    html: Html = None,
+    target: Targets = None,
+    max_logits: MaxLogits = 10,
+    logit_mass: LogitMass = 0.95,
+    coverage: Coverage = None,
+    max_features: MaxFeatures = None,
+    node_threshold: NodeThreshold = 0.8,
+    edge_threshold: EdgeThreshold = 0.98,
+    prefix: Prefix = None,
+    engine: EngineName = Engine.fast,
+) -> None:
+    """Trace PROMPT: compute its attribution graph, check it against the model, and tell it."""
+    files = {"out": out, "json": json, "html": html}
+    _check_destinations(files)
+    graph, seconds = _compute(
+        model,
+        dictionary,
+        prompt,
+        targets=target or None,
+        max_logits=max_logits,
+        logit_mass=logit_mass,
+        coverage=coverage,
+        max_features=max_features,
+        prefix=prefix,
+        engine=engine.value,
+    )
+    pruned = graph.prune(node_threshold, edge_threshold)
+    _write(graph.save, out)
+    _write(pruned.to_json, json)
+    _write(pruned.to_html, html)
+
+    from tl_attribution.cli import report, terminal
+
+    report.show(terminal.console(), graph, pruned, seconds, [f for f in files.values() if f])
+
+
+def _check_destinations(files: dict[str, Path | None]) -> None:
+    """Fail before the work rather than after it."""
+    given = [path.absolute() for path in files.values() if path]
+    if len(set(given)) < len(given):
+        raise InputError("--out, --json and --html must be different files")
+    for option, path in files.items():
+        if path and path.is_dir():
+            raise InputError(f"--{option} {path} is a folder; give the name of a file")
+
+
+def _compute(
+    model_name: str, dictionary_name: str, prompt: str, **settings: Any
+) -> tuple[tla.Graph, float]:
+    """The graph and the seconds it took once everything was loaded."""
+    from tl_attribution.cli import terminal
+
+    with terminal.progress() as progress:
+        progress(0, 0, f"loading {model_name}")
+        model = tla.load_model(model_name)
+        dictionary = _dictionary(model, dictionary_name)
+        progress(0, 0, "tracing")
+        attribute = tla.attribute
+        start = time.perf_counter()
+        graph = attribute(model, prompt, dictionary, progress=progress, **settings)
+        return graph, time.perf_counter() - start
+
+
+def _dictionary(model: Any, name: str) -> tla.Dictionary:
+    return tla.neurons(model) if name == NEURONS else tla.load_dictionary(name)
+
+
+def _write(write: Callable[[Path], None], path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        write(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
