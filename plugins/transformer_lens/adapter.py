@@ -130,16 +130,15 @@ class TransformerLensHost(abc.ABC):
         return name if self._has(layer, name) else None
 
     def _check_block(self, layer: int) -> None:
-        lacking = [
-            part
-            for part in ("ln1", "attn", "mlp", self._mlp_norm_name(layer))
-            if not self._has(layer, part)
-        ]
+        parts = ("ln1", "attn", "mlp", self._mlp_norm_name(layer))
+        lacking = [part for part in parts if not self._has(layer, part)]
         if lacking:
             raise UnsupportedModelError(
                 f"{self.name}: block {layer} has no {', '.join(lacking)}; this adapter traces "
                 "decoder blocks with a norm, attention, a norm and an MLP"
             )
+        if getattr(self.model, "ln_final", None) is None:
+            raise UnsupportedModelError(f"{self.name} has no ln_final, which this adapter reads")
 
     def mlp(self, layer: int) -> MlpWeights:
         """One layer's MLP weights. Raises UnsupportedModelError unless it is plain or gated."""

@@ -106,7 +106,7 @@ class Transcoder(Dictionary):
     ) -> Float[Tensor, "active d_model"]:
         """Decoder vectors. Raises FormatError if one is not finite."""
         rows = self.layers[layer].W_dec[index, target - layer]
-        if not rows.isfinite().all():
+        if not rows.sum().isfinite():  # one pass over many rows, and no mask
             _raise_not_finite(layer, W_dec=self.layers[layer].W_dec)
         return rows
 
