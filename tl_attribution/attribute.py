@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from tl_attribution import selection
 from tl_attribution import targets as wanted
 from tl_attribution.dictionaries.base import Dictionary
-from tl_attribution.errors import InputError, TooLargeError
+from tl_attribution.errors import InputError
 from tl_attribution.graph.graph import About, Answer, Certificate, Graph
 from tl_attribution.graph.influence import influence, normalise
 from tl_attribution.graph.nodes import LEAF_LAYER, NodeTable
@@ -167,7 +166,7 @@ def _everything(run: _Run, engine: selection.Engine, progress: Progress | None) 
     local = run.local
     n, sources = len(local.features), local.n_sources
     total = sources + len(run.logits)
-    _check_memory(total * total, n)
+    selection.check_memory(total * total, n)
     adjacency = local.errors.new_zeros(total, total)
     constant = local.errors.new_zeros(total)
     constant[sources:] = _logit_rows(run, engine, adjacency[sources:, :sources])
@@ -189,8 +188,7 @@ def _some(
     progress: Progress | None,
 ) -> _Parts:
     local = run.local
-    n, sources = len(local.features), local.n_sources
-    top = local.errors.new_zeros(len(run.logits), sources)
+    top = local.errors.new_zeros(len(run.logits), local.n_sources)
     top_constant = _logit_rows(run, engine, top)
     watch = None if progress is None else lambda done, of: progress(done, of, "features")
     growing = selection.Selection(
@@ -201,29 +199,15 @@ def _some(
     else:
         growing.by_number(max_features, coverage)
     expanded = growing.finish()
-    kept = torch.cat([expanded.chosen, torch.arange(n, sources)])
-    left_out = torch.ones(sources, dtype=torch.bool)
-    left_out[kept] = False
-    targets, total = len(expanded.chosen), len(kept) + len(run.logits)
-    _check_memory(total * total, targets)
+    targets, sources = expanded.rows.edges.shape
+    total = sources + len(run.logits)
+    selection.check_memory(total * total, targets)
     adjacency = top.new_zeros(total, total)
     constant = top.new_zeros(total)
-    for edges, constants, rows in (
-        (expanded.rows.edges, expanded.rows.constant, slice(0, targets)),
-        (top, top_constant, slice(len(kept), total)),
-    ):
-        adjacency[rows, : len(kept)] = edges[:, kept]
-        constant[rows] = constants + edges[:, left_out].sum(1)
+    for made, rows in ((expanded.rows, slice(0, targets)), (expanded.top, slice(sources, total))):
+        adjacency[rows, :sources] = made.edges
+        constant[rows] = made.constant
     return _Parts(expanded.chosen, adjacency, constant, expanded.certificate)
-
-
-def _check_memory(entries: int, features: int) -> None:
-    needed, free = entries * 4 * 1.5, psutil.virtual_memory().available
-    if needed > free:
-        raise TooLargeError(
-            f"a graph of {features} features needs about {needed / 2**30:.1f} GiB and "
-            f"{free / 2**30:.1f} GiB are free; ask for less with max_features=2000 or coverage=0.9"
-        )
 
 
 def _nodes(run: _Run, chosen: Tensor, tokens: tuple[str, ...]) -> NodeTable:

@@ -10,15 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_attribution.errors import InputError
+from tl_attribution.errors import InputError, TooLargeError
 from tl_attribution.graph.graph import Certificate
-from tl_attribution.graph.influence import normalise
 from tl_attribution.replacement.local import LocalReplacementModel, Readouts, Rows
 
+FLOW_ROWS = 64
+"""How many rows at a time have their absolute values taken."""
 ROUNDS = 8
 """In how many rounds the ``max_features`` most influential features are found."""
 
@@ -42,15 +44,19 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Expanded:
-    """Features with rows: ``chosen`` are rows of ``local.features``, ascending."""
+    """Features with rows: ``chosen`` are rows of ``local.features``, ascending. Columns of ``rows``
+    and of ``top`` (the other targets) are the chosen features and all sources that are no features;
+    what comes from features that were not chosen is in the constants."""
 
     chosen: Int[Tensor, " expanded"]
     rows: Rows
+    top: Rows
     certificate: Certificate
 
 
 class Selection:
-    """Grows the set of expanded features of one prompt."""
+    """Grows the set of expanded features of one prompt. Their rows stay in the blocks in which they
+    were made: over all sources they are the largest thing in memory, and are never copied."""
 
     def __init__(
         self,
@@ -62,32 +68,37 @@ class Selection:
     ) -> None:
         self.engine, self.local, self.progress = engine, engine.local, progress
         self.top, self.top_weights, self.feature_weights = top, top_weights, feature_weights
+        self.blocks: list[Rows] = []
         self.chosen = torch.zeros(0, dtype=torch.long)
-        self.edges = top.edges.new_zeros(0, top.edges.shape[1])
-        self.constant = top.constant.new_zeros(0)
-        self._normalised = self.edges
+        self.sizes = top.constant.new_zeros(0)
 
     def expand(self, rows: Int[Tensor, " new"]) -> None:
-        """Compute the rows of these features."""
+        """Compute the rows of these features. Raises TooLargeError if they don't fit in memory."""
         if not len(rows):
             return
+        check_memory(len(rows) * self.local.n_sources, len(self.chosen) + len(rows))
         made = self.engine.rows(feature_readouts(self.local, rows))
+        self.blocks.append(made)
         self.chosen = torch.cat([self.chosen, rows])
-        self.edges = torch.cat([self.edges, made.edges])
-        self.constant = torch.cat([self.constant, made.constant])
-        self._normalised = torch.cat([self._normalised, normalise(made.edges)])
+        self.sizes = torch.cat([self.sizes, _sizes(made.edges)])
         if self.progress is not None:
             self.progress(len(self.chosen), len(self.local.features))
 
     def influence(self) -> Float[Tensor, " source"]:
-        """Influence of every source, given the rows so far."""
-        total = self.top_weights @ normalise(self.top.edges)
+        """Influence of every source, given the rows so far. What arrives at the expanded features is
+        settled first, among themselves; then they pass it on to all sources, once."""
+        total = _flow(self.top_weights / _sizes(self.top.edges), self.top.edges)
         total[: len(self.feature_weights)] += self.feature_weights
-        arriving = total[self.chosen]
-        while arriving.any():
-            flow = arriving @ self._normalised
-            total = total + flow
-            arriving = flow[self.chosen]
+        if not self.blocks:
+            return total
+        among = torch.cat([block.edges[:, self.chosen] for block in self.blocks]).abs()
+        arriving = passed = total[self.chosen]
+        while passed.any():
+            passed = (passed / self.sizes) @ among
+            arriving = arriving + passed
+        shares = (arriving / self.sizes).split([len(block.constant) for block in self.blocks])
+        for block, share in zip(self.blocks, shares, strict=True):
+            total += _flow(share, block.edges)
         return total
 
     def by_coverage(self, coverage: float) -> None:
@@ -121,10 +132,19 @@ class Selection:
         return self.top_weights.sum() + self.feature_weights.sum()
 
     def finish(self) -> Expanded:
-        """What was expanded, in the order of ``local.features``, with its certificate."""
-        order = torch.argsort(self.chosen)
-        rows = Rows(self.edges[order], self.constant[order])
-        return Expanded(self.chosen[order], rows, self._certificate())
+        """What was expanded, in the order of ``local.features``, with its certificate. Call it last:
+        it lets go of the rows."""
+        certificate, order = self._certificate(), torch.argsort(self.chosen)
+        n, sources = len(self.local.features), self.local.n_sources
+        kept = torch.cat([self.chosen[order], torch.arange(n, sources)])
+        left_out = self.sizes.new_ones(sources)
+        left_out[kept] = 0
+        top, parts = _keep(self.top, kept, left_out), []
+        while self.blocks:
+            parts.insert(0, _keep(self.blocks.pop(), kept, left_out))
+        edges = torch.cat([top.edges[:0], *(part.edges for part in parts)])[order]
+        constant = torch.cat([top.constant[:0], *(part.constant for part in parts)])[order]
+        return Expanded(self.chosen[order], Rows(edges, constant), top, certificate)
 
     def _certificate(self) -> Certificate:
         local, n = self.local, len(self.local.features)
@@ -148,6 +168,24 @@ class Selection:
         )
 
 
+def _sizes(edges: Float[Tensor, "target source"]) -> Float[Tensor, " target"]:
+    """What :func:`~tl_attribution.graph.influence.normalise` divides by."""
+    return torch.linalg.vector_norm(edges, ord=1, dim=1).clamp(min=1e-10)
+
+
+def _flow(
+    shares: Float[Tensor, " target"], edges: Float[Tensor, "target source"]
+) -> Float[Tensor, " source"]:
+    """``shares @ edges.abs()``, without a second matrix of that size."""
+    parts = zip(shares.split(FLOW_ROWS), edges.split(FLOW_ROWS), strict=True)
+    return sum((share @ rows.abs() for share, rows in parts), edges.new_zeros(edges.shape[1]))
+
+
+def _keep(rows: Rows, kept: Int[Tensor, " kept"], left_out: Float[Tensor, " source"]) -> Rows:
+    """Some of the columns; the others, marked by 1 in ``left_out``, go into the constant."""
+    return Rows(rows.edges[:, kept], rows.constant + rows.edges @ left_out)
+
+
 def feature_readouts(local: LocalReplacementModel, rows: Int[Tensor, " row"]) -> Readouts:
     """Readouts of features of any layers, in the order given."""
     layers = local.features.layer[rows]
@@ -166,3 +204,13 @@ def check(coverage: float | None, max_features: int | None) -> None:
         raise InputError(f"coverage must be between 0 and 1, got {coverage}")
     if max_features is not None and max_features < 0:
         raise InputError(f"max_features must not be negative, got {max_features}")
+
+
+def check_memory(entries: int, features: int) -> None:
+    """Raise TooLargeError unless that many numbers, and half as many again, fit in memory."""
+    needed, free = entries * 4 * 1.5, psutil.virtual_memory().available
+    if needed > free:
+        raise TooLargeError(
+            f"a graph of {features} features needs about {needed / 2**30:.1f} GiB and "
+            f"{free / 2**30:.1f} GiB are free; ask for less with max_features=2000 or coverage=0.9"
+        )

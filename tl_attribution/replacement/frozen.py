@@ -110,14 +110,15 @@ class FrozenAttention:
         grouped = pattern.view(kv, heads // kv, n, n)
         return values.T.contiguous(), output.T.contiguous(), grouped
 
-    def pull(self, g: Cotangents) -> Cotangents:
-        """``Nᵀ Σ_h Σ_{p≥q} pattern[h,p,q] · (g[p] W_Oᵀ[h]) W_Vᵀ[h]`` as three matrix products.
+    def add_pulled(self, g: Cotangents) -> None:
+        """Add to ``g`` what the attention pulls back:
+        ``Nᵀ Σ_h Σ_{p≥q} pattern[h,p,q] · (g[p] W_Oᵀ[h]) W_Vᵀ[h]`` as three matrix products.
 
         ``g`` may hold fewer positions than the prompt, from the first on: nothing later counts.
         """
         values, output, pattern = self._folded
         rows, n, width = g.shape
         kv, group = pattern.shape[:2]
-        z = (g.reshape(rows * n, width) @ output).view(rows, n, kv, group, -1)
+        z = (g.view(rows * n, width) @ output).view(rows, n, kv, group, -1)
         mixed = torch.einsum("kgpq,rpkge->rqke", pattern[..., :n, :n], z)
-        return (mixed.reshape(rows * n, -1) @ values).view(rows, n, width)
+        g.view(rows * n, width).addmm_(mixed.reshape(rows * n, -1), values)

@@ -137,11 +137,12 @@ def build(
 def reconstruct(local: LocalReplacementModel) -> Streams:
     """Sum of all active features' writes, by layer and position."""
     out = torch.zeros_like(local.errors)
+    positions = torch.arange(local.n_positions, device=out.device)
     for layer in range(local.n_layers):
         rows = (local.features.layer == layer).nonzero().flatten()
+        at = (local.features.position[rows] == positions[:, None]).to(out)
         for target in local.dictionary.written_layers(layer) if len(rows) else ():
-            written = local.writes(layer, target, rows)
-            out[target].index_add_(0, local.features.position[rows], written)
+            out[target] += at @ local.writes(layer, target, rows)
     return out
 
 

@@ -28,9 +28,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class _Writes:
-    """What features write into one MLP. ``vectors`` are ordered as columns are inside a sweep, by
-    position first, so that position q's are rows ``rows[q]:rows[q+1]`` and touch one run of columns
-    that starts at ``columns[q]``."""
+    """What features write into one MLP. ``vectors`` are ordered as columns are inside a sweep, so
+    that position q's are rows ``rows[q]:rows[q+1]`` and touch one run of columns that starts at
+    ``columns[q]``."""
 
     vectors: Float[Tensor, "write d_model"]
     rows: list[int]
@@ -54,11 +54,12 @@ class Transport:
 
     def __init__(self, local: LocalReplacementModel) -> None:
         self.local = local
-        features = local.features
-        inner = torch.argsort(features.position, stable=True)  # features come ordered by layer
-        self._outer = torch.empty_like(inner)
-        self._outer[inner] = torch.arange(len(inner), device=inner.device)
-        self._inner = inner
+        position, every = local.features.position, range(local.n_layers)
+        self._inner = torch.arange(len(position), device=position.device)
+        self._outer: Tensor | None = None  # columns come by layer, then position
+        if any(len(local.dictionary.written_layers(layer)) > 1 for layer in every):
+            self._inner = torch.argsort(position, stable=True)  # by position, then layer
+            self._outer = torch.argsort(self._inner)
         self._writes = [self._writes_into(layer) for layer in range(local.n_layers)]
 
     def _writes_into(self, target: int) -> _Writes:
@@ -149,8 +150,10 @@ class _Sweep:
         self.n = 0
         self.constant = pulled.constant.clone()
         local = self.local
-        self.to_features = self.g.new_zeros(rows, len(local.features))
-        self.to_errors = self.g.new_zeros(rows, local.n_layers, local.n_positions)
+        self.edges = self.g.new_zeros(rows, local.n_sources)
+        self.to_features = self.edges[:, : len(local.features)]
+        to_errors = self.edges[:, len(local.features) :][:, : local.n_errors]
+        self.to_errors = to_errors.unflatten(1, (local.n_layers, -1))
 
     def run(self) -> Rows:
         """Edges of this block, columns in the order of :class:`Rows`."""
@@ -158,16 +161,15 @@ class _Sweep:
             self._enter(2 * layer + 2)
             self._block(layer)
         self._enter(0)
-        local, snapshot, prefix = self.local, self.local.snapshot, self.local.prefix
-        parts = [
-            self.to_features[:, self.transport._outer],
-            self.to_errors[:, :, prefix:].flatten(1),
-            self._inputs(snapshot.token_embedding),
-        ]
-        if snapshot.position_embedding is not None:
-            parts.append(self._inputs(snapshot.position_embedding))
-        assert len(local.features) == parts[0].shape[1]
-        return Rows(torch.cat(parts, 1), self.constant)
+        if self.transport._outer is not None:
+            self.to_features.copy_(self.to_features[:, self.transport._outer])
+        first, snapshot = len(self.local.features) + self.local.n_errors, self.local.snapshot
+        for embedding in (snapshot.token_embedding, snapshot.position_embedding):
+            if embedding is not None:
+                made = torch.einsum("rpd,pd->rp", self.g, embedding[: self.width])
+                self.edges[:, first : first + self.width] = made
+                first += self.local.n_positions
+        return Rows(self.edges, self.constant)
 
     def _enter(self, step: int) -> None:
         """Let the targets of this step (and any above it) join."""
@@ -190,7 +192,7 @@ class _Sweep:
             grown = self.g[: self.n]
             biases = block.attention.constant[: self.width]
             self.constant[: self.n] += torch.einsum("rpd,pd->r", grown, biases)
-            grown += block.attention.pull(grown)
+            block.attention.add_pulled(grown)
         if skipped is not None and late:
             g += skipped
 
@@ -208,10 +210,10 @@ class _Sweep:
             if last > first:
                 target = self.to_features[:n, column : column + last - first]
                 target.addmm_(g[:, q], writes.vectors[first:last].T)
-        self.to_errors[:n, layer, :width] = torch.einsum(
-            "rpd,pd->rp", g, local.errors[layer, :width]
-        )
-        self.constant[:n] += torch.einsum("rpd,pd->r", g, local.base[layer, :width])
+        others = torch.stack([local.errors[layer, :width], local.base[layer, :width]], -1)
+        met = torch.einsum("rpd,pdk->krp", g, others)
+        self.to_errors[:n, layer, : max(width - local.prefix, 0)] = met[0, :, local.prefix :]
+        self.constant[:n] += met[1].sum(1)
         return self._through_skip(layer, g)
 
     def _through_skip(self, layer: int, g: Cotangents) -> Cotangents | None:
@@ -225,8 +227,3 @@ class _Sweep:
         if local.read_site.norm == "normalized":
             return norm.pull_normalized(back, norm.scale[: self.width])
         return back
-
-    def _inputs(self, embedding: Tensor) -> Tensor:
-        out = self.g.new_zeros(len(self.g), self.local.n_positions)
-        out[:, : self.width] = torch.einsum("rpd,pd->rp", self.g, embedding[: self.width])
-        return out
