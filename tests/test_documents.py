@@ -1,0 +1,48 @@
+"""The Python in README and docs/ runs, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]+\]\(([^)#]+)")
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def snippets() -> list[tuple[str, str]]:
+    return [(name(path), code) for path in DOCUMENTS for code in BLOCK.findall(path.read_text())]
+
+
+@pytest.mark.hosts
+@pytest.mark.parametrize(("document", "code"), snippets(), ids=[d for d, _ in snippets()])
+def test_the_code_in_documents_runs(
+    document: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, document, "exec"), {})  # our own text, to prove that it runs
+    written = re.findall(r'"(\w+\.(?:html|json|safetensors))"', code)
+    assert all((tmp_path / file).exists() for file in written)
+
+
+def test_the_readme_shows_python() -> None:
+    assert "README.md" in {document for document, _ in snippets()}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_links_lead_somewhere(document: Path) -> None:
+    local = [link for link in LINK.findall(document.read_text()) if "://" not in link]
+    assert all((document.parent / link).exists() for link in local), local
+
+
+def test_every_make_target_that_documents_name_exists() -> None:
+    made = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {t for path in DOCUMENTS for t in re.findall(r"\bmake ([a-z]+)\b", path.read_text())}
+    assert {"demo", "test", "setup"} <= named <= made
