@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import create_autospec
 
 import pytest
+import torch
 
 import tl_attribution as tla
 from tests.cli.graphs import small_graph
@@ -236,6 +239,28 @@ def test_the_package_runs_as_a_module_without_loading_torch() -> None:
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert "tl_attribution.cli.trace" in imported
     assert not imported & {"torch", "transformers", "transformer_lens", "networkx"}
+
+
+def test_a_terminal_that_cannot_show_a_character_gets_it_escaped() -> None:
+    command = [sys.executable, "-m", "tl_attribution", "trace", "--help"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert r"\u2026 and no more" in done.stdout
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_graph_without_paths_says_so(
+    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_edges(*_: Any, **__: Any) -> tla.Graph:
+        graph = small_graph()
+        return replace(graph, adjacency=torch.zeros_like(graph.adjacency))
+
+    monkeypatch.setattr(tla, "attribute", without_edges)
+    ran = cli("trace", DALLAS)
+    assert ran.code == 0
+    assert "none: no token reaches what is explained" in ran.out
 
 
 @pytest.mark.hosts

@@ -10,7 +10,6 @@ import argparse
 import json
 import random
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -192,6 +191,13 @@ def _commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
+def _options(schedule: Schedule) -> list[str]:
+    """Command line options that differ from the released numbers."""
+    given, released = schedule._asdict(), Schedule()._asdict()
+    changed = {name: value for name, value in given.items() if value != released[name]}
+    return [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
+
+
 def build(out: Path, schedule: Schedule) -> dict[str, object]:
     """Train, measure and save; returns the report."""
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -207,7 +213,7 @@ def build(out: Path, schedule: Schedule) -> dict[str, object]:
     trained, _ = corpus.split()
     train(model, Sampler(trained, encode, schedule.seed), schedule)
     report = {
-        "command": "python -m tl_attribution.atlas.build " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python -m tl_attribution.atlas.build OUT", *_options(schedule)]),
         "commit": commit,
         "parameters": sum(p.numel() for p in model.parameters()),
         "schedule": schedule._asdict(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import platform
 import sys
 from importlib.metadata import version
@@ -47,6 +48,9 @@ def options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. An error of our family becomes one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without "→" shows it escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=arguments, prog_name="tl-attribution")
     except TlAttributionError as error:

@@ -37,8 +37,11 @@ def show(console: Console, graph: Graph, pruned: Graph, seconds: float, files: l
     if graph.certificate.expanded < graph.certificate.active:
         console.print(f"  {paths.certificate_text(graph)}", soft_wrap=True)
     _heading(console, "strongest paths")
-    for path in paths.strongest(pruned, PATHS):
+    found = paths.strongest(pruned, PATHS)
+    for path in found:
         console.print(f"  {path.strength:6.1%}  {paths.route(path, pruned)}", soft_wrap=True)
+    if not found:
+        console.print("  none: no token reaches what is explained")
     for file in files:
         console.print(f"\nwrote {printable(str(file))}", soft_wrap=True, end="")
     console.print()
