@@ -19,8 +19,8 @@ from tl_attribution.errors import InputError, TooLargeError
 from tl_attribution.graph.graph import Certificate
 from tl_attribution.replacement.local import LocalReplacementModel, Readouts, Rows
 
-FLOW_ROWS = 64
-"""How many rows at a time have their absolute values taken."""
+FLOW_ROWS = 8
+"""How many rows at a time have their absolute values taken: few, so that they stay in the cache."""
 ROUNDS = 8
 """In how many rounds the ``max_features`` most influential features are found."""
 
@@ -85,8 +85,8 @@ class Selection:
             self.progress(len(self.chosen), len(self.local.features))
 
     def influence(self) -> Float[Tensor, " source"]:
-        """Influence of every source, given the rows so far. What arrives at the expanded features is
-        settled first, among themselves; then they pass it on to all sources, once."""
+        """Influence of every source, given the rows so far. What arrives at the expanded features
+        is settled first, among themselves; then they pass it on to all sources, once."""
         total = _flow(self.top_weights / _sizes(self.top.edges), self.top.edges)
         total[: len(self.feature_weights)] += self.feature_weights
         if not self.blocks:
@@ -132,8 +132,8 @@ class Selection:
         return self.top_weights.sum() + self.feature_weights.sum()
 
     def finish(self) -> Expanded:
-        """What was expanded, in the order of ``local.features``, with its certificate. Call it last:
-        it lets go of the rows."""
+        """What was expanded, in the order of ``local.features``, with its certificate. Call it
+        last: it lets go of the rows."""
         certificate, order = self._certificate(), torch.argsort(self.chosen)
         n, sources = len(self.local.features), self.local.n_sources
         kept = torch.cat([self.chosen[order], torch.arange(n, sources)])

@@ -33,10 +33,17 @@ def install(module: ModuleType) -> None:
         (module, "HookedTransformer", HookedTransformerHost),
         (_model_bridge(), "TransformerBridge", BridgeHost),
     ):
-        model_type = getattr(owner, name, None)
+        model_type = _class(owner, name)
         if model_type is not None:
             register_host(model_type, adapter)
             model_type.attribution_graph = attribution_graph
+
+
+def _class(owner: ModuleType | None, name: str) -> Any:
+    try:
+        return getattr(owner, name, None)
+    except ImportError:  # how transformer-lens 4 says that HookedTransformer is gone
+        return None
 
 
 def _model_bridge() -> ModuleType | None:

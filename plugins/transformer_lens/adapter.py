@@ -25,12 +25,14 @@ TOLERANCE_HALF = 5e-2
 
 
 class NormWeights(NamedTuple):
-    """A norm as the host holds it: its hooks' prefix, weights, and whether it centres."""
+    """A norm as the host holds it: its hooks' prefix, weights, and whether it centres.
+    ``hooked_late``: its hook_normalized comes after weight and bias."""
 
     hooks: str
     centred: bool
     weight: Tensor | None
     bias: Tensor | None
+    hooked_late: bool = False
 
 
 class AttentionWeights(NamedTuple):
@@ -67,8 +69,8 @@ class TransformerLensHost(abc.ABC):
         """Weights of one block's attention."""
 
     @abc.abstractmethod
-    def norm(self, module: nn.Module) -> tuple[bool, Tensor | None, Tensor | None]:
-        """Whether a norm centres, its weight and its bias."""
+    def norm(self, hooks: str, module: nn.Module) -> NormWeights:
+        """A norm's weights; ``hooks`` is its hooks' prefix."""
 
     @abc.abstractmethod
     def replace_before_norm(
@@ -118,7 +120,7 @@ class TransformerLensHost(abc.ABC):
     def _norm(self, layer: int | None, name: str) -> NormWeights:
         owner = self.model if layer is None else self.model.blocks[layer]
         hooks = name if layer is None else names.block(layer, name)
-        return NormWeights(hooks, *self.norm(getattr(owner, name)))
+        return self.norm(hooks, getattr(owner, name))
 
     def _has(self, layer: int, name: str) -> bool:
         return getattr(self.model.blocks[layer], name, None) is not None
@@ -186,10 +188,20 @@ class TransformerLensHost(abc.ABC):
         return names.block(layer, "hook_resid_pre" if early else "hook_resid_mid")
 
     def _at_site(self, layer: int, hooked: Tensor, site: ReadSite) -> Tensor:
-        if site.norm != "affine":
+        if site.norm == "none":
             return hooked
         norm = self._norm(layer, self._mlp_norm_name(layer))
-        return self._frozen(norm, hooked.new_ones(len(hooked), 1)).weighted(hooked)
+        normalized = self._normalized(norm, hooked)
+        if site.norm == "normalized":
+            return normalized
+        return self._frozen(norm, hooked.new_ones(len(hooked), 1)).weighted(normalized)
+
+    def _normalized(self, norm: NormWeights, hooked: Tensor) -> Tensor:
+        """What a norm's hook_normalized holds, before weight and bias whatever the version."""
+        if not norm.hooked_late or norm.weight is None:
+            return hooked
+        bias = 0.0 if norm.bias is None else norm.bias.detach().to(hooked)
+        return (hooked - bias) / norm.weight.detach().to(hooked)
 
     def _frozen(self, norm: NormWeights, scale: Tensor) -> FrozenNorm:
         def ready(tensor: Tensor | None) -> Tensor | None:
@@ -311,7 +323,9 @@ class TransformerLensHost(abc.ABC):
             ),
             mlp_norm=norm(mlp_norm),
             resid_pre=hooked("hook_resid_pre"),
-            mlp_normalized=hooked(f"{mlp_norm}.hook_normalized"),
+            mlp_normalized=self._normalized(
+                norms[names.block(layer, mlp_norm)], hooked(f"{mlp_norm}.hook_normalized")
+            ),
             mlp_out=hooked("hook_mlp_out"),
             parallel=self.parallel,
             mlp_raw=raw,

@@ -9,7 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from tl_attribution.plugins.transformer_lens import names
-from tl_attribution.plugins.transformer_lens.adapter import AttentionWeights, TransformerLensHost
+from tl_attribution.plugins.transformer_lens.adapter import (
+    AttentionWeights,
+    NormWeights,
+    TransformerLensHost,
+)
 
 
 class BridgeHost(TransformerLensHost):
@@ -20,14 +24,14 @@ class BridgeHost(TransformerLensHost):
         attn = self.model.blocks[layer].attn
         return AttentionWeights(attn.W_V, attn.b_V, attn.W_O, attn.b_O)
 
-    def norm(self, module: nn.Module) -> tuple[bool, Tensor | None, Tensor | None]:
+    def norm(self, hooks: str, module: nn.Module) -> NormWeights:
         """Gemma stores its norms' weights as an offset from one."""
         bridge: Any = module
         weight = getattr(bridge, "weight", None)
         if weight is not None and getattr(self.model.cfg, "rmsnorm_uses_offset", False):
             weight = weight + 1
         bias = None if bridge.uses_rms_norm else getattr(bridge.original_component, "bias", None)
-        return not bridge.uses_rms_norm, weight, bias
+        return NormWeights(hooks, not bridge.uses_rms_norm, weight, bias)
 
     def replace_before_norm(
         self, layer: int, hook: Callable[..., Tensor]

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from torch import Tensor, nn
 
-from tl_attribution.plugins.transformer_lens.adapter import AttentionWeights, TransformerLensHost
+from tl_attribution.plugins.transformer_lens.adapter import (
+    AttentionWeights,
+    NormWeights,
+    TransformerLensHost,
+)
+
+_MAJOR = int(version("transformer-lens").split(".")[0])
+"""transformer-lens 2 hooks a LayerNorm after its weight and bias, later ones before."""
 
 
 class HookedTransformerHost(TransformerLensHost):
@@ -23,10 +31,16 @@ class HookedTransformerHost(TransformerLensHost):
 
         return AttentionWeights(values("W_V"), values("b_V"), attn.W_O, attn.b_O)
 
-    def norm(self, module: nn.Module) -> tuple[bool, Tensor | None, Tensor | None]:
+    def norm(self, hooks: str, module: nn.Module) -> NormWeights:
         """LayerNorm centres, RMSNorm does not; the folded forms are named ...Pre."""
-        centred = type(module).__name__.startswith("LayerNorm")
-        return centred, getattr(module, "w", None), getattr(module, "b", None)
+        kind = type(module).__name__
+        return NormWeights(
+            hooks,
+            kind.startswith("LayerNorm"),
+            getattr(module, "w", None),
+            getattr(module, "b", None),
+            hooked_late=kind == "LayerNorm" and _MAJOR < 3,
+        )
 
     def replace_before_norm(
         self, layer: int, hook: Callable[..., Tensor]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.models import FAMILIES, RAW_HOSTS, tiny
+from tests.models import FAMILIES, MAJOR, RAW_HOSTS, tiny
 from tests.random_dictionaries import KINDS
 from tl_attribution.attribute import attribute
 from tl_attribution.dictionaries.base import Dictionary
@@ -57,19 +57,27 @@ def _frozen_run(model: Any, extra: dict[tuple[str, int], torch.Tensor]) -> dict[
 
     seen: dict[str, torch.Tensor] = {}
 
-    def look(name: str) -> Any:
+    def look(name: str, norm: Any) -> Any:
         def hook(value: torch.Tensor, hook: Any) -> None:
-            seen[name] = value[0].detach().clone()
+            seen[name] = _before_weight(norm, value[0].detach().clone())
 
         return hook
 
-    reads = [f"blocks.{i}.ln2.hook_normalized" for i in range(model.cfg.n_layers)]
+    reads = {f"blocks.{i}.ln2.hook_normalized": block.ln2 for i, block in enumerate(model.blocks)}
+    reads["ln_final.hook_normalized"] = model.ln_final
     hooks = [(name, hold(name)) for name in held]
     hooks.append(("blocks.0.hook_resid_pre", add))
-    hooks += [(name, look(name)) for name in [*reads, "ln_final.hook_normalized"]]
+    hooks += [(name, look(name, norm)) for name, norm in reads.items()]
     with torch.no_grad():
         model.run_with_hooks(ids, fwd_hooks=hooks)
     return seen
+
+
+def _before_weight(norm: Any, hooked: torch.Tensor) -> torch.Tensor:
+    """transformer-lens 2 hooks a LayerNorm after its weight and bias."""
+    if MAJOR >= 3 or getattr(norm, "b", None) is None:
+        return hooked
+    return (hooked - norm.b) / norm.w
 
 
 def _written(
@@ -84,7 +92,10 @@ def _written(
         whole = token if node.kind == "token" else cache["hook_pos_embed"][0]
         return {("embedding", node.position): whole[node.position]}
     normalized = torch.stack(
-        [cache[f"blocks.{i}.ln2.hook_normalized"][0] for i in range(dictionary.n_layers)]
+        [
+            _before_weight(block.ln2, cache[f"blocks.{i}.ln2.hook_normalized"][0])
+            for i, block in enumerate(model.blocks)
+        ]
     )
     acts = dictionary.encode(normalized)
     out = torch.stack([cache[f"blocks.{i}.hook_mlp_out"][0] for i in range(dictionary.n_layers)])

@@ -38,9 +38,13 @@ def _small(**options: Any) -> Any:
 )
 def test_architectures_without_a_part_are_named(options: dict[str, Any], lacking: str) -> None:
     model = _small(**options)
-    with pytest.raises(UnsupportedModelError, match=lacking):
+
+    def trace() -> None:
         tla.attribute(model, PROMPT, transcoder())
         tla.neurons(model)
+
+    with pytest.raises(UnsupportedModelError, match=lacking):
+        trace()
 
 
 @pytest.mark.skipif("hooked" not in HOSTS, reason="needs HookedTransformer")

@@ -181,6 +181,16 @@ def _commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
+def _settle(out: Path) -> None:
+    """Name the tokenizer's class as every transformers knows it, and let others read the files."""
+    config = out / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    for file in out.iterdir():
+        file.chmod(0o644)
+
+
 def _options(schedule: Schedule) -> list[str]:
     """Command line options that differ from the released numbers."""
     given, released = schedule._asdict(), Schedule()._asdict()
@@ -211,6 +221,7 @@ def build(out: Path, schedule: Schedule) -> dict[str, object]:
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     encode.save_pretrained(out)
+    _settle(out)
     (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return report
 
