@@ -15,11 +15,13 @@ PROMPT = [1, 9, 20, 33, 9, 41]
 pytestmark = pytest.mark.hosts
 
 
-def assert_same(graph: Graph, reference: Graph, relative: float) -> None:
-    """Same nodes, and every edge and constant within ``relative`` of its row's largest number."""
+def assert_same(graph: Graph, reference: Graph, relative: float, *, per_row: bool = True) -> None:
+    """Same nodes, and every edge and constant within ``relative`` of its row's largest number, or
+    of the largest of all."""
     assert [n.id for n in graph.nodes] == [n.id for n in reference.nodes]
     rows = reference.is_target
     size = torch.cat([reference.adjacency, reference.constant[:, None]], 1).abs().amax(1)[rows]
+    size = size if per_row else size.max()
     edges = (graph.adjacency - reference.adjacency).abs().amax(1)[rows]
     constants = (graph.constant - reference.constant).abs()[rows]
     assert float((edges / size).max()) <= relative
@@ -55,7 +57,8 @@ def test_fast_equals_autograd_with_folded_norms(family: str, host: str, kind: st
 def test_both_hosts_give_the_same_graph(family: str, kind: str) -> None:
     one, other = (tiny(family, host) for host in RAW_HOSTS)
     graphs = [attribute(model, PROMPT, KINDS[kind](model)) for model in (one, other)]
-    assert_same(graphs[0], graphs[1], 1e-3)  # two forward passes round differently
+    # Two forward passes round differently, and a gate near zero makes that large in its small row.
+    assert_same(graphs[0], graphs[1], 1e-4, per_row=False)
     assert graphs[0].scores() == pytest.approx(graphs[1].scores(), abs=1e-4)
 
 
