@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy
 
-from tl_attribution.atlas import corpus, tokenizer
+from tl_attribution.atlas import corpus, lookup, tokenizer
 from tl_attribution.atlas.corpus import Fact, Question
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ PROMPT_WEIGHT = 0.05
 
 
 class Schedule(NamedTuple):
-    """The training run's numbers. One step reads ``batch`` sentences."""
+    """A training stage's numbers. One step reads ``batch`` sentences."""
 
     steps: int = 3600
     batch: int = 256
@@ -47,8 +47,13 @@ class Schedule(NamedTuple):
     threads: int = 2
 
 
+SECOND = Schedule(steps=1600, learning_rate=6e-4, warmup=100, seed=1)
+"""After the lookup was put in front."""
+
+
 def config(vocab_size: int) -> dict[str, Any]:
-    """Hyperparameters of the GPT-2 architecture: ReLU MLPs, four layers, 1.1 M parameters."""
+    """Hyperparameters of the GPT-2 architecture: ReLU MLPs; four layers, and a fifth in front
+    after the second stage."""
     return {
         "vocab_size": vocab_size,
         "n_positions": 32,
@@ -108,7 +113,7 @@ def train(
 ) -> None:
     """Adam on the next-token loss; prints a line every 100 steps unless ``quiet``."""
     optimiser = torch.optim.AdamW(
-        model.parameters(),
+        [p for p in model.parameters() if p.requires_grad],
         lr=schedule.learning_rate,
         betas=(0.9, 0.98),
         weight_decay=schedule.weight_decay,
@@ -198,26 +203,42 @@ def _options(schedule: Schedule) -> list[str]:
     return [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
 
 
-def build(out: Path, schedule: Schedule) -> dict[str, object]:
-    """Train, measure and save; returns the report."""
+def first_stage(encode: PreTrainedTokenizerFast, schedule: Schedule) -> GPT2LMHeadModel:
+    """Four layers and a learned embedding, from nothing."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    commit = _commit()
     torch.manual_seed(schedule.seed)
+    model = GPT2LMHeadModel(GPT2Config(**config(len(encode))))
+    train(model, Sampler(corpus.split()[0], encode, schedule.seed), schedule)
+    return model
+
+
+def build(out: Path, schedule: Schedule, learned: Path | None = None) -> dict[str, object]:
+    """Train both stages, measure and save; returns the report. ``learned`` holds the first stage's
+    weights where they are already made."""
+    from transformers import GPT2LMHeadModel
+
+    commit = _commit()
     torch.set_num_threads(schedule.threads)
     torch.use_deterministic_algorithms(True)
     encode = tokenizer.build()
-    model = GPT2LMHeadModel(GPT2Config(**config(len(encode))))
+    if learned is None:
+        model = first_stage(encode, schedule)
+    else:
+        model = GPT2LMHeadModel.from_pretrained(learned)
+    torch.manual_seed(SECOND.seed)
+    model = lookup.add_lookup(model, encode)
+    train(model, Sampler(corpus.split()[0], encode, SECOND.seed), SECOND)
     model.config.architectures = ["GPT2LMHeadModel"]
-    trained, _ = corpus.split()
-    train(model, Sampler(trained, encode, schedule.seed), schedule)
     report = {
         "command": " ".join(["python -m tl_attribution.atlas.build OUT", *_options(schedule)]),
         "commit": commit,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "schedule": schedule._asdict(),
+        "schedule": [schedule._asdict(), SECOND._asdict()],
         "accuracy": accuracy(model, encode),
     }
+    if learned is not None:
+        report["first_stage"] = json.loads((learned / "report.json").read_text())["commit"]
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     encode.save_pretrained(out)
@@ -230,11 +251,12 @@ def main() -> None:
     """Command line: where to write, and optionally other numbers than the released ones."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--learned", type=Path, help="weights of the first stage, if made already")
     for name, value in Schedule()._asdict().items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     arguments = vars(parser.parse_args())
-    out = arguments.pop("out")
-    report = build(out, Schedule(**arguments))
+    out, learned = arguments.pop("out"), arguments.pop("learned")
+    report = build(out, Schedule(**arguments), learned)
     print(json.dumps(report["accuracy"], indent=2, ensure_ascii=False))
 
 
