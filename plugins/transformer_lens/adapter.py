@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_attribution.dictionaries.neurons import MlpWeights
-from tl_attribution.errors import FormatError, InputError, NotFoundError, UnsupportedModelError
-from tl_attribution.plugins.transformer_lens import names
+from tl_attribution.errors import FormatError, NotFoundError, UnsupportedModelError
+from tl_attribution.plugins.transformer_lens import names, tokens
+from tl_attribution.plugins.transformer_lens.looking import look
 from tl_attribution.replacement.frozen import FrozenAttention, FrozenNorm
-from tl_attribution.replacement.host import ReplaceMlp
+from tl_attribution.replacement.host import MlpPairs, ReplaceMlp
 from tl_attribution.replacement.sites import ReadSite, WriteSite
 from tl_attribution.replacement.snapshot import Block, Snapshot
 from tl_attribution.shapes import Streams, TokenIds
@@ -81,24 +83,21 @@ class TransformerLensHost(abc.ABC):
 
     # Tokens
 
-    def _tokenizer(self) -> Any:
-        if self.model.tokenizer is None:
-            raise InputError(f"{self.name} has no tokenizer; give token ids instead of text")
-        return self.model.tokenizer
-
     def tokenize(self, text: str, *, with_bos: bool) -> list[int]:
-        """Token ids of a text."""
-        self._tokenizer()
-        if with_bos:
-            return self.model.to_tokens(text)[0].tolist()
-        return self.model.to_tokens(text, prepend_bos=False)[0].tolist()
+        """Token ids of a text, cut at the context's length."""
+        return tokens.tokenize(self.model, text, with_bos)
+
+    def tokenize_all(self, texts: Sequence[str], *, with_bos: bool) -> list[list[int]]:
+        """Token ids of many texts, of any length."""
+        return tokens.tokenize_all(self.model, texts, with_bos)
+
+    def tokenizer_digest(self) -> str:
+        """A hash of all that the tokenizer's ids depend on."""
+        return tokens.digest(self.model)
 
     def token_strings(self, token_ids: list[int]) -> tuple[str, ...]:
         """Each token as text, its leading space kept; without a tokenizer, its number."""
-        tokenizer = self.model.tokenizer
-        if tokenizer is None:
-            return tuple(str(i) for i in token_ids)
-        return tuple(_text(tokenizer, i) for i in token_ids)
+        return tokens.strings(self.model, token_ids)
 
     # Sites
 
@@ -180,6 +179,50 @@ class TransformerLensHost(abc.ABC):
         return torch.stack(
             [self._at_site(layer, found[hook], site) for layer, hook in enumerate(hooks)]
         )
+
+    def read_mlps(
+        self, token_ids: Int[Tensor, "row position"], read: ReadSite, write: WriteSite
+    ) -> MlpPairs:
+        """What every MLP's features read and should write, in one forward pass."""
+        layers = range(self.n_layers)
+        for layer in layers:
+            self._check_block(layer)
+        reads = [self._read_hook(layer, read) for layer in layers]
+        writes = [self._write_hooks(layer, write) for layer in layers]
+        found = look(self.model, token_ids, {*reads, *(hook for pair in writes for hook in pair)})
+        flat = {hook: t.to(self.compute_dtype).flatten(0, 1) for hook, t in found.items()}
+        inputs = [self._at_site(layer, flat[reads[layer]], read) for layer in layers]
+        outputs = [
+            math.prod((flat[hook] for hook in hooks[1:]), start=flat[hooks[0]]) for hooks in writes
+        ]
+        shape = tuple(token_ids.shape)
+        return MlpPairs(*(torch.stack(x, 1).unflatten(0, shape) for x in (inputs, outputs)))
+
+    def plain_hooks(self, read: ReadSite, write: WriteSite) -> tuple[list[str], list[str]] | None:
+        """Each layer's hooks that hold just what is read and written, or None if some value has to
+        be computed from what hooks hold."""
+        layers = range(self.n_layers)
+        reads = [self._read_hook(layer, read) for layer in layers]
+        writes = [self._write_hooks(layer, write) for layer in layers]
+        if any(len(hooks) > 1 for hooks in writes) or not all(
+            self._hooked_as_is(layer, read) for layer in layers
+        ):
+            return None
+        return reads, [hooks[0] for hooks in writes]
+
+    def _hooked_as_is(self, layer: int, site: ReadSite) -> bool:
+        if site.norm == "none":
+            return True
+        norm = self._norm(layer, self._mlp_norm_name(layer))
+        weighted = norm.weight is not None or norm.bias is not None
+        return not weighted or (site.norm == "affine") == norm.hooked_late
+
+    def _write_hooks(self, layer: int, site: WriteSite) -> tuple[str, ...]:
+        """Hooks whose product is what the MLP writes at a site."""
+        if not site.before_norm or not self._post_norm_name(layer, "ln2_post"):
+            return (names.block(layer, "hook_mlp_out"),)
+        parts = ("hook_normalized", "hook_scale")
+        return tuple(names.block(layer, f"ln2_post.{part}") for part in parts)
 
     def _read_hook(self, layer: int, site: ReadSite) -> str:
         if site.norm != "none":
@@ -334,13 +377,6 @@ class TransformerLensHost(abc.ABC):
 
 
 MLP_PARTS = ("W_in", "b_in", "W_gate", "b_gate", "W_out", "b_out")
-
-
-def _text(tokenizer: Any, token_id: int) -> str:
-    piece = tokenizer.convert_ids_to_tokens(token_id)
-    if isinstance(piece, str) and piece.startswith("▁"):
-        return piece.replace("▁", " ")
-    return tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
 
 
 def _check_finite(name: str, logits: Tensor, found: dict[str, Tensor]) -> None:

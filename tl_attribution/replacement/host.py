@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Union, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Union, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_attribution.dictionaries.neurons import MlpWeights
@@ -17,6 +17,13 @@ from tl_attribution.shapes import Stream, Streams, TokenIds
 
 ReplaceMlp = Callable[[int, Stream, Stream], Stream]
 """(layer, what is read, what the MLP wrote) → what is written instead, at the write site."""
+
+
+class MlpPairs(NamedTuple):
+    """What every MLP's features read, and what they should write, of several rows."""
+
+    inputs: Float[Tensor, "row position layer d_model"]
+    outputs: Float[Tensor, "row position layer d_model"]
 
 
 @runtime_checkable
@@ -34,6 +41,15 @@ class Host(Protocol):
 
     def tokenize(self, text: str, *, with_bos: bool) -> list[int]:
         """Token ids; with the BOS token in front where the model wants one, or without."""
+        ...
+
+    def tokenize_all(self, texts: Sequence[str], *, with_bos: bool) -> list[list[int]]:
+        """Token ids of many texts, fast, however long they are. An empty text gives the BOS token
+        alone where the model wants one, or nothing."""
+        ...
+
+    def tokenizer_digest(self) -> str:
+        """What is the same for two tokenizers only if they give the same ids."""
         ...
 
     def token_strings(self, token_ids: list[int]) -> tuple[str, ...]:
@@ -54,6 +70,13 @@ class Host(Protocol):
 
     def read(self, token_ids: TokenIds, site: ReadSite) -> Streams:
         """What features read at ``site`` of every layer, without the cost of a snapshot."""
+        ...
+
+    def read_mlps(
+        self, token_ids: Int[Tensor, "row position"], read: ReadSite, write: WriteSite
+    ) -> MlpPairs:
+        """Both sites of every layer, of several rows in one forward pass. Rows may be padded on
+        the right: attention is causal, so what is before the padding does not see it."""
         ...
 
     def mlp(self, layer: int) -> MlpWeights:

@@ -1,0 +1,75 @@
+"""Text to token ids and back, by the tokenizer of a TransformerLens model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tl_attribution.errors import InputError
+
+
+def tokenize(model: Any, text: str, with_bos: bool) -> list[int]:
+    """Token ids of a text, as the model's own ``to_tokens`` gives them."""
+    _tokenizer(model)
+    if with_bos:
+        return model.to_tokens(text)[0].tolist()
+    return model.to_tokens(text, prepend_bos=False)[0].tolist()
+
+
+def tokenize_all(model: Any, texts: Sequence[str], with_bos: bool) -> list[list[int]]:
+    """Token ids of many texts in one call of the tokenizer, which is parallel where it is fast."""
+    tokenizer = _tokenizer(model)
+    bos = tokenize(model, "", with_bos=True)[:1] if with_bos else []
+    bos = bos if bos == [tokenizer.bos_token_id] else []
+    if not texts:
+        return []
+    found = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+    return [bos + list(ids) for ids in found]
+
+
+def digest(model: Any) -> str:
+    """A hash of the tokenizer: of its own file where it is fast, else of its class and words."""
+    tokenizer = _tokenizer(model)
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        about: Any = [type(tokenizer).__qualname__, sorted(tokenizer.get_vocab().items())]
+    else:
+        about = json.loads(fast.to_str())
+        # Set by whoever called the tokenizer last.
+        about = {name: part for name, part in about.items() if name not in _OF_THE_CALL}
+    whole = json.dumps([about, tokenizer.bos_token_id, tokenize(model, "", with_bos=True)])
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def strings(model: Any, token_ids: list[int]) -> tuple[str, ...]:
+    """Each token as text, its leading space kept; without a tokenizer, its number."""
+    if model.tokenizer is None:
+        return tuple(str(i) for i in token_ids)
+    return tuple(_string(model.tokenizer, i) for i in token_ids)
+
+
+_OF_THE_CALL = ("truncation", "padding")
+
+
+def _tokenizer(model: Any) -> Any:
+    if model.tokenizer is None:
+        name = model.cfg.model_name or "unnamed model"
+        raise InputError(f"{name} has no tokenizer; give token ids instead of text")
+    return model.tokenizer
+
+
+def _string(tokenizer: Any, token_id: int) -> str:
+    piece = tokenizer.convert_ids_to_tokens(token_id)
+    if isinstance(piece, str) and piece.startswith("▁"):
+        return piece.replace("▁", " ")
+    return tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
