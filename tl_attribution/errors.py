@@ -34,6 +34,10 @@ class ProofError(TlAttributionError, RuntimeError):
     """The frozen model does not give back the host's activations: no graph of it would be true."""
 
 
+class TrainingError(TlAttributionError, RuntimeError):
+    """A training run that cannot go on; the message says what was kept."""
+
+
 class TooLargeError(TlAttributionError, MemoryError):
     """The asked graph does not fit in memory; the message says how to ask for less."""
 

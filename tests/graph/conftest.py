@@ -9,16 +9,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from hypothesis import settings
 from torch import Tensor
 
 from tl_attribution.graph.graph import About, Answer, Certificate, Graph
 from tl_attribution.graph.influence import influence, normalise
 from tl_attribution.graph.nodes import NodeTable
-
-# A first example pays for imports, and the machines that run tests are shared.
-settings.register_profile("graph", deadline=None)
-settings.load_profile("graph")
 
 
 def _table(

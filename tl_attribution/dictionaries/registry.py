@@ -28,7 +28,7 @@ def load_dictionary(
     device: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dictionary:
-    """Open a dictionary by registered name or path.
+    """Open a dictionary by registered name or path: its folder, or that of the run that trained it.
 
     The hooks are only needed where the files don't say where features read and write; given, they
     win over the files. Weights stay in the files' dtype unless ``dtype`` is given; computations are
@@ -42,6 +42,8 @@ def load_dictionary(
             f"{nearest(str(source), [*NAMES, 'neurons'])}. For the model's own neurons use "
             "tla.neurons(model)"
         )
+    if (folder / "run.json").is_file():
+        folder = _of_run(folder)
     for reader in FORMATS:
         if folder.is_dir() and reader.recognise(folder):
             dictionary = reader.read(folder, device=device, dtype=dtype)
@@ -49,6 +51,16 @@ def load_dictionary(
             dictionary.feature_output_hook = feature_output_hook or dictionary.feature_output_hook
             return dictionary
     raise FormatError(_unknown(folder))
+
+
+def _of_run(run: Path) -> Path:
+    """The dictionary of a training run."""
+    if not (run / "dictionary").is_dir():
+        raise NotFoundError(
+            f"the run in {run} has not finished, so it has no dictionary yet; go on with "
+            "tl-attribution train … --resume"
+        )
+    return run / "dictionary"
 
 
 def _unknown(folder: Path) -> str:

@@ -1,0 +1,91 @@
+"""Sparse products against the dense ones they stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tl_attribution.training import choose, sparse
+from tl_attribution.training.distributed import Team
+
+ALONE = Team(torch.device("cpu"))
+SIZES = st.integers(1, 9)
+
+
+def mask_and_values(seed: int, tokens: int, features: int, share: float) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    values = torch.randn(tokens, features, generator=rng)
+    return torch.rand(tokens, features, generator=rng) < share, values
+
+
+@given(st.integers(0, 999), SIZES, SIZES, SIZES, st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+def test_every_product_equals_the_dense_one(
+    seed: int, tokens: int, features: int, width: int, share: float
+) -> None:
+    mask, values = mask_and_values(seed, tokens, features, share)
+    at = sparse.active(mask)
+    a = values[at.token, at.feature]
+    dense = values * mask
+    torch.testing.assert_close(at.fill(a), dense)
+    table, rows = torch.randn(features, width), torch.randn(tokens, width)
+    torch.testing.assert_close(sparse.sum_by_token(at, a, table), dense @ table)
+    torch.testing.assert_close(sparse.sum_by_feature(at, a, rows), dense.T @ rows)
+    torch.testing.assert_close(
+        sparse.products(at, rows, table), (rows @ table.T)[at.token, at.feature]
+    )
+
+
+@pytest.mark.parametrize("written", [(3, 2, 1), (2, 2, 1), (1, 1, 1)])
+@pytest.mark.parametrize("limit", [0.0, 2.0], ids=["as dense products", "as sparse products"])
+def test_decoding_and_its_gradients_equal_the_dense_product(
+    written: tuple[int, ...], limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", limit)
+    ats, values, decoders = [], [], []
+    for layer, n in enumerate(written):
+        mask, full = mask_and_values(layer, 20, 15, 0.2)
+        ats.append(sparse.active(mask))
+        values.append(full[ats[-1].token, ats[-1].feature].requires_grad_())
+        decoders.append(torch.randn(15, n, 6, requires_grad=True))
+    weight = torch.randn(3, 20, 6)
+    found = sparse.decode(ats, values, decoders)
+    expected = sparse.decode_dense(ats, values, decoders)
+    torch.testing.assert_close(found, expected)
+    inputs = [*values, *decoders]
+    fast = torch.autograd.grad((found * weight).sum(), inputs)
+    slow = torch.autograd.grad((expected * weight).sum(), inputs)
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_entries_among_some_columns_keep_the_numbers_of_their_features() -> None:
+    mask, values = mask_and_values(0, 7, 10, 0.4)
+    columns = torch.tensor([1, 4, 8])
+    at = sparse.active_among(mask[:, columns], columns, 10)
+    expected = torch.zeros_like(values)
+    expected[:, columns] = (values * mask)[:, columns]
+    torch.testing.assert_close(at.fill(values[at.token, at.feature]), expected)
+
+
+@given(st.integers(0, 999), st.integers(0, 30), st.integers(1, 30))
+def test_the_batch_threshold_is_the_rank_of_the_number_asked_for(
+    seed: int, n: int, wanted: int
+) -> None:
+    ranks = torch.randn(n, generator=torch.Generator().manual_seed(seed)).abs()
+    threshold = choose.batch_threshold(ranks, wanted, ALONE)
+    assert (threshold is None) == (n < wanted)
+    if threshold is not None:
+        assert int((ranks >= threshold).sum()) == wanted
+
+
+@given(st.integers(0, 999), SIZES, SIZES, st.integers(1, 9))
+def test_the_token_threshold_keeps_the_largest_of_each_token(
+    seed: int, tokens: int, features: int, k: int
+) -> None:
+    _, pre = mask_and_values(seed, tokens, features, 0.0)
+    kept = (pre >= choose.token_threshold(pre, k, ALONE)).sum(1)
+    expected = (pre > 0).sum(1).clamp(max=k)
+    assert kept.tolist() == expected.tolist()

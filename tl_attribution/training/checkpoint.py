@@ -1,0 +1,155 @@
+"""Checkpoints: all that a run needs to go on bit for bit, written whole or not at all.
+
+A run's folder holds ``run.json`` (what the run is), ``log.jsonl`` (a record a line),
+``checkpoints/step-N`` (tensors and a small state) and, at the end, ``dictionary``. Tensors are
+whole, whatever the number of processes, so that a run can go on with another number of them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tl_attribution.errors import FormatError, InputError, TrainingError
+from tl_attribution.graph.storage import write_whole
+
+RUN, LOG, CHECKPOINTS, DICTIONARY = "run.json", "log.jsonl", "checkpoints", "dictionary"
+KEPT = 2
+"""How many of the newest checkpoints are kept."""
+
+
+def prepare(out: Path, run: dict[str, Any], *, resume: bool, overwrite: bool) -> dict[str, Any]:
+    """Make the folder of a run, or open the one to go on with; returns what ``run.json`` says.
+
+    Raises InputError if the folder holds another run and neither option is given, is not a run's,
+    or, with ``resume``, was made with another configuration (each difference is shown).
+    """
+    if resume and overwrite:
+        raise InputError("give resume or overwrite, not both")
+    saved = read_run(out) if (out / RUN).is_file() else None
+    if saved is None and out.exists() and (out.is_file() or any(out.iterdir())):
+        raise InputError(f"{out} exists and holds no run; choose an empty or a new folder")
+    if saved is not None and not (resume or overwrite):
+        raise InputError(
+            f"{out} holds a run already; --resume goes on with it, --overwrite ends it"
+        )
+    if saved is not None and resume:
+        _same_run(out, saved, run)
+        return saved
+    if saved is not None:
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / RUN, (json.dumps(run, indent=2) + "\n").encode())
+    return run
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """What ``run.json`` says. Raises FormatError if it cannot be read."""
+    try:
+        return json.loads((out / RUN).read_text())
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{out / RUN} cannot be read: {error}") from error
+
+
+def _same_run(out: Path, saved: dict[str, Any], run: dict[str, Any]) -> None:
+    old, new = _flat(saved), _flat(run)
+    lines = [
+        f"{name}: saved {old.get(name)!r}, given {new.get(name)!r}"
+        for name in [*new, *(name for name in old if name not in new)]
+        if old.get(name) != new.get(name)
+    ]
+    if lines:
+        shown = "\n  ".join(lines)
+        raise InputError(
+            f"the run in {out} was started differently, so it cannot be resumed:\n  {shown}\n"
+            "Give the saved values, or choose another folder"
+        )
+
+
+def _flat(run: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same when a run goes on; how it is divided over processes may change."""
+    config = {k: v for k, v in run.get("config", {}).items() if k != "feature_shards"}
+    return {**config, "model": run.get("model"), "data": run.get("data")}
+
+
+def save(out: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
+    """Write a checkpoint and remove the oldest. Raises TrainingError if it cannot be written, and
+    leaves the last good one."""
+    folder = out / CHECKPOINTS / f"step-{step}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".step-{step}."))
+    try:
+        new.chmod(0o755)
+        ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        save_file(ready, new / "tensors.safetensors")
+        (new / "state.json").write_text(json.dumps(state) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.replace(folder)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"the checkpoint of step {step} could not be written to {out}: {error}. "
+            f"{_kept(out)}; make room and go on with --resume"
+        ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    for old in steps(out)[:-KEPT]:
+        shutil.rmtree(out / CHECKPOINTS / f"step-{old}")
+    return folder
+
+
+def steps(out: Path) -> list[int]:
+    """Steps that have a checkpoint, oldest first."""
+    found = (out / CHECKPOINTS).glob("step-*/state.json")
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+
+
+def _kept(out: Path) -> str:
+    found = steps(out)
+    return f"the checkpoint of step {found[-1]} is kept" if found else "there is no checkpoint yet"
+
+
+def kept(out: Path | None) -> str:
+    """A sentence about what a run that ends early leaves behind."""
+    return "nothing was kept, since no folder was given" if out is None else _kept(out)
+
+
+def load(out: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest checkpoint's tensors and state, or None if there is none yet. Raises FormatError
+    if it cannot be read."""
+    found = steps(out)
+    if not found:
+        return None
+    folder = out / CHECKPOINTS / f"step-{found[-1]}"
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        with safe_open(folder / "tensors.safetensors", "pt", device=str(device)) as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError) as error:
+        raise FormatError(
+            f"{folder} cannot be read: {error}. Remove it to go on from the one before"
+        ) from error
+    return tensors, state
+
+
+def trim_log(out: Path, step: int) -> None:
+    """Drop the records after ``step``, which a resumed run writes anew."""
+    log = out / LOG
+    if not log.is_file():
+        return
+    kept_lines = []
+    for line in log.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept_lines.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # a line cut short by a kill
+    write_whole(log, "".join(f"{line}\n" for line in kept_lines).encode())

@@ -1,0 +1,50 @@
+"""Terms of the loss besides the squared error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_attribution.training.sparse import Active
+
+
+class JumpGate(torch.autograd.Function):
+    """JumpReLU with straight-through gradients: pre where pre > threshold, else 0.
+
+    The threshold's gradient is −threshold/ε where |pre − threshold| < ε/2, else 0 (Rajamanoharan et
+    al. 2024, eq. 11); the pre-activation's is that of the value.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        """Values [active] from pre-activations and thresholds [active]."""
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return pre * (pre > threshold)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Gradients of pre-activations and thresholds."""
+        (pre, threshold), grad = ctx.saved_tensors, grads[0]
+        near = (pre - threshold).abs() < ctx.bandwidth / 2
+        return grad * (pre > threshold), -grad * threshold / ctx.bandwidth * near, None
+
+
+def tanh_penalty(
+    ats: list[Active], acts: list[Tensor], decoders: list[Tensor], scale: float
+) -> Tensor:
+    """Mean over tokens and layers of Σ tanh(scale · ‖W_dec,i‖ · a_i), the norm taken over all that
+    feature i writes (methods paper)."""
+    total = torch.zeros((), device=acts[0].device)
+    for at, a, W in zip(ats, acts, decoders, strict=True):
+        norm = W.flatten(1).norm(dim=1)
+        total = total + torch.tanh(scale * norm[at.feature] * a).sum()
+    return total / (ats[0].n_tokens * len(ats))
+
+
+def relative_error(made: Tensor, wanted: Tensor, size: Tensor) -> Tensor:
+    """Mean over layers of the squared error as a share of ``size`` [layer]; the others are
+    [layer, token, d_model]."""
+    return ((wanted - made).square().mean((1, 2)) / size.clamp(min=1e-12)).mean()

@@ -1,0 +1,307 @@
+"""The dictionary while it is trained: its weights in normalised units, and one step's loss."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from tl_attribution.dictionaries.activations import Activation, JumpReLU, ReLU, TopK
+from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
+from tl_attribution.dictionaries.transcoder import LayerWeights, Transcoder
+from tl_attribution.dictionaries.transcoders import TranscoderSet
+from tl_attribution.training import choose, losses, sparse
+from tl_attribution.training.buffer import Batch
+from tl_attribution.training.config import TrainingConfig
+from tl_attribution.training.distributed import DATA, FEATURES, Team
+from tl_attribution.training.scales import Scales
+from tl_attribution.training.sparse import Active
+
+HINT = 0.8
+"""The next threshold is searched for above this share of the last one."""
+SAMPLE = 64
+"""Tokens from which the first threshold is guessed."""
+
+
+class Outcome(NamedTuple):
+    """A step's loss and what is worth knowing of it. ``parts`` are the terms of the loss; ``error``
+    [layer] is this process's; ``count`` [layer, feature] is of active tokens."""
+
+    loss: Float[Tensor, ""]
+    parts: dict[str, Tensor]
+    error: Float[Tensor, " layer"]
+    count: Float[Tensor, "layer feature"]
+
+
+class _Layer(NamedTuple):
+    """Entries of one layer that are computed: their places and pre-activations [active], and the
+    pre-activations of its dead features [token, dead]."""
+
+    at: Active
+    values: Tensor
+    dead: Tensor
+
+
+class Trainee(nn.Module):
+    """Weights of all layers; with several shards, this process's features only.
+
+    Drawn as in the methods paper ("Cross-layer transcoder training"): encoders uniform within
+    ±1/√n_features, decoders within ±1/√(n_layers · d_model), biases zero.
+    """
+
+    def __init__(self, config: TrainingConfig, n_layers: int, d_model: int, team: Team) -> None:
+        super().__init__()
+        self.config, self.team = config, team
+        self.n_layers, self.d_model = n_layers, d_model
+        self.n_features = config.n_features // config.feature_shards
+        self.W_enc, self.W_dec = nn.ParameterList(), nn.ParameterList()
+        for layer in range(n_layers):
+            encoder, decoder = self._draw(layer)
+            self.W_enc.append(nn.Parameter(team.local(encoder, 0)))
+            self.W_dec.append(nn.Parameter(team.local(decoder, 0)))
+        self.b_enc = nn.ParameterList([nn.Parameter(torch.zeros(self.n_features)) for _ in self])
+        self.b_dec = nn.Parameter(torch.zeros(n_layers, d_model))
+        if config.skip:
+            self.W_skip = nn.Parameter(torch.zeros(n_layers, d_model, d_model))
+        if config.activation == "jumprelu":
+            start = torch.full((n_layers, self.n_features), max(config.threshold, 1e-6)).log()
+            self.log_threshold = nn.Parameter(start)
+        self._last: list[float] | None = None
+        self.to(team.device)
+
+    def __iter__(self):
+        """Layers by number."""
+        return iter(range(self.n_layers))
+
+    def _draw(self, layer: int) -> tuple[Tensor, Tensor]:
+        c = self.config
+        rng = torch.Generator().manual_seed((c.seed << 16) + layer)
+        written = c.written(layer, self.n_layers)
+        encoder = torch.empty(c.n_features, self.d_model)
+        decoder = torch.empty(c.n_features, written, self.d_model)
+        widest = (self.n_layers * self.d_model) ** -0.5
+        encoder.uniform_(-(c.n_features**-0.5), c.n_features**-0.5, generator=rng)
+        decoder.uniform_(-widest, widest, generator=rng)
+        return encoder, decoder
+
+    def sharded(self, name: str) -> int | None:
+        """The dimension along which a parameter is divided by feature, or None if it is not."""
+        kind = name.split(".")[0]
+        return {"W_enc": 0, "W_dec": 0, "b_enc": 0, "log_threshold": 1}.get(kind)
+
+    # One step
+
+    def forward(self, batch: Batch, step: int, dead: Bool[Tensor, "layer feature"]) -> Outcome:
+        """The loss of one batch, in normalised units. ``dead`` marks features that AuxK and the
+        pre-activation loss should bring back."""
+        c = self.config
+        layers = self._encode(batch.inputs, step, dead)
+        acts = [self._gate(layer, made) for layer, made in enumerate(layers)]
+        written = sparse.decode([made.at for made in layers], acts, list(self.W_dec))
+        recon = self.team.sum_features(written) + self.b_dec[:, None]
+        if c.skip:
+            recon = recon + batch.inputs @ self.W_skip.mT
+        error = batch.outputs - recon
+        squared = error.square().mean((1, 2))
+        parts = {"error": squared.mean()}
+        if c.activation in ("jumprelu", "relu"):
+            ats = [made.at for made in layers]
+            penalty = losses.tanh_penalty(ats, acts, list(self.W_dec), c.tanh_scale)
+            parts["sparsity"] = c.sparsity_at(step) * self._over_shards(penalty)
+        if (c.aux_k or c.preactivation) and self.team.any(bool(dead.any())):
+            parts |= self._revive(batch, layers, error.detach(), dead)
+        return Outcome(
+            loss=torch.stack(list(parts.values())).sum(),
+            parts={name: part.detach() for name, part in parts.items()},
+            error=squared.detach(),
+            count=torch.stack([_count(m.at, a) for m, a in zip(layers, acts, strict=True)]),
+        )
+
+    def _encode(self, inputs: Tensor, step: int, dead: Tensor) -> list[_Layer]:
+        with torch.no_grad():
+            found, thresholds = self._choose(inputs, step, dead, self._hints(inputs, step))
+        made = []
+        for layer, (some, least) in enumerate(zip(found, thresholds, strict=True)):
+            at, pre = some.above(least)
+            W, b = self.W_enc[layer], self.b_enc[layer]
+            values = sparse.Encode.apply(at, inputs[layer], W, b, pre)
+            made.append(_Layer(at, values, some.dead))  # type: ignore[arg-type]  # untyped in torch
+        return made
+
+    def _choose(
+        self, inputs: Tensor, step: int, dead: Tensor, hints: list[float]
+    ) -> tuple[list[choose.Found], list[float]]:
+        """Entries that may be active, and the least rank of each layer's that are."""
+        found = self._find(inputs, step, dead, hints)
+        if self.config.activation != "batchtopk":
+            return found, [-math.inf] * self.n_layers
+        thresholds = self._thresholds(found, step)
+        if None in thresholds and any(hints):  # the guess was too high
+            return self._choose(inputs, step, dead, [0.0] * self.n_layers)
+        self._last = [choose.TINY if t is None else t for t in thresholds]
+        return found, self._last
+
+    def _find(
+        self, inputs: Tensor, step: int, dead: Tensor, hints: list[float]
+    ) -> list[choose.Found]:
+        """Entries that may be active, a layer's dense pre-activations in memory at a time."""
+        out = []
+        for layer in self:
+            pre = self._dense(layer, inputs[layer])
+            weight = torch.ones((), device=pre.device)
+            if self.config.activation == "batchtopk":
+                weight = self._norm(layer)
+                mask = pre > hints[layer] / weight.clamp(min=1e-12)
+            elif self.config.activation == "topk":
+                mask = pre >= choose.token_threshold(pre, self.config.k_at(step), self.team)
+            elif self.config.activation == "jumprelu":
+                mask = pre > self.log_threshold[layer].exp() - self.config.bandwidth / 2
+            else:
+                mask = pre > 0
+            out.append(choose.found(pre, weight.expand(pre.shape[1]), mask, dead[layer]))
+        return out
+
+    def _dense(self, layer: int, x: Tensor) -> Tensor:
+        W, b = self.W_enc[layer], self.b_enc[layer]
+        if self.config.dtype == "bfloat16":
+            return (x.bfloat16() @ W.bfloat16().T).float() + b
+        return torch.addmm(b, x, W.T)
+
+    def _norm(self, layer: int) -> Tensor:
+        """Length of all that each feature writes, [feature]."""
+        return self.W_dec[layer].detach().flatten(1).norm(dim=1)
+
+    # BatchTopK: the largest activations · decoder norms of a batch, over all layers or in each
+
+    def _hints(self, inputs: Tensor, step: int) -> list[float]:
+        """A guess below the thresholds, which keeps most entries from being looked at."""
+        if self.config.activation != "batchtopk":
+            return [0.0] * self.n_layers
+        if self._last is not None:
+            return [HINT * t for t in self._last]
+        some = inputs[:, :SAMPLE]
+        every = self._find(
+            some, step, torch.zeros(self.n_layers, self.n_features).bool(), [0.0] * self.n_layers
+        )
+        wanted = self.config.k_at(step) * some.shape[1]
+        least = []
+        for found in every:
+            n = min(wanted, len(found.rank))
+            least.append(float(found.rank.topk(n).values[-1]) if n else 0.0)
+        return [HINT * min(least)] * self.n_layers
+
+    def _thresholds(self, found: list[choose.Found], step: int) -> list[float | None]:
+        """The rank of number k · tokens, of all layers together or of each."""
+        tokens = found[0].n_tokens * self.team.n_data
+        wanted = self.config.k_at(step) * tokens
+        if self.config.k_per_layer:
+            return [choose.batch_threshold(some.rank, wanted, self.team) for some in found]
+        ranks = torch.cat([some.rank for some in found])
+        least = choose.batch_threshold(ranks, wanted * self.n_layers, self.team)
+        return [least] * self.n_layers
+
+    @torch.no_grad()
+    def thresholds(self, inputs: Float[Tensor, "layer token d_model"]) -> Float[Tensor, " layer"]:
+        """BatchTopK's thresholds on one batch, in units of activation · decoder norm."""
+        step = self.config.steps
+        nothing = torch.zeros(self.n_layers, self.n_features, dtype=torch.bool)
+        return torch.tensor(self._choose(inputs, step, nothing, self._hints(inputs, step))[1])
+
+    def _gate(self, layer: int, made: _Layer) -> Tensor:
+        if self.config.activation != "jumprelu":
+            return made.values
+        threshold = self.log_threshold[layer].exp()[made.at.feature]
+        return losses.JumpGate.apply(made.values, threshold, self.config.bandwidth)  # type: ignore[return-value]  # untyped in torch
+
+    def _revive(
+        self, batch: Batch, layers: list[_Layer], missing: Tensor, dead: Tensor
+    ) -> dict[str, Tensor]:
+        c, parts = self.config, {}
+        if c.aux_k:
+            ats, values = [], []
+            for layer, made in enumerate(layers):
+                columns = dead[layer].nonzero()[:, 0]
+                mask = made.dead >= choose.token_threshold(made.dead, c.aux_k, self.team)
+                at = sparse.active_among(mask, columns, self.n_features)
+                ats.append(at)
+                W, b = self.W_enc[layer], self.b_enc[layer]
+                chosen = made.dead[mask]
+                values.append(sparse.Encode.apply(at, batch.inputs[layer], W, b, chosen))
+            made_up = self.team.sum_features(sparse.decode(ats, values, list(self.W_dec)))
+            size = self.team.total(missing.square().mean((1, 2)), DATA) / self.team.n_data
+            parts["aux"] = c.aux * losses.relative_error(made_up, missing, size)
+        if c.preactivation:
+            total = sum(self._push(layer, batch.inputs[layer], dead[layer]) for layer in self)
+            assert isinstance(total, Tensor)
+            parts["preactivation"] = c.preactivation * self._over_shards(total / self.n_layers)
+        return parts
+
+    def _push(self, layer: int, x: Tensor, dead: Tensor) -> Tensor:
+        """Mean over tokens of Σ relu(least − pre) · ‖W_dec,i‖ over dead features, ``least`` being
+        what makes a feature active."""
+        index = dead.nonzero()[:, 0]
+        pre = torch.addmm(self.b_enc[layer][index], x, self.W_enc[layer][index].T)
+        norm = self._norm(layer)[index]  # constant, or decoders would shrink instead
+        return ((self._least(layer)[index] - pre).relu() * norm).sum(1).mean()
+
+    def _least(self, layer: int) -> Tensor:
+        """The pre-activation above which each feature is active, [feature]."""
+        if self.config.activation == "jumprelu":
+            return self.log_threshold[layer].exp()
+        least = self._last[layer] if self._last is not None else 0.0
+        return least / self._norm(layer).clamp(min=1e-12)
+
+    def _over_shards(self, term: Tensor) -> Tensor:
+        """A term that each shard has its part of, as a whole number with this shard's gradient."""
+        others = self.team.total(term, FEATURES) - term.detach()
+        return term + others
+
+    # The result
+
+    def layer_weights(self, layer: int) -> LayerWeights:
+        """One layer's whole weights, in normalised units."""
+        full = self.team.full
+        return LayerWeights(
+            W_enc=full(self.W_enc[layer].detach(), 0),
+            b_enc=full(self.b_enc[layer].detach(), 0),
+            W_dec=full(self.W_dec[layer].detach(), 0),
+            b_dec=self.b_dec[layer].detach(),
+            W_skip=self.W_skip[layer].detach() if self.config.skip else None,
+        )
+
+    def to_dictionary(
+        self, scales: Scales, threshold: Float[Tensor, " layer"], model_name: str
+    ) -> Transcoder:
+        """The dictionary in raw model space. ``threshold`` is BatchTopK's, calibrated, in units of
+        activation · decoder norm."""
+        c = self.config
+        layers = [scales.fold(layer, self.layer_weights(layer)) for layer in self]
+        kind = CrossLayerTranscoder if c.kind == "clt" else TranscoderSet
+        return kind(
+            layers,
+            self._activation(threshold),
+            feature_input_hook=c.feature_input_hook,
+            feature_output_hook=c.feature_output_hook,
+            model_name=model_name,
+        )
+
+    def _activation(self, threshold: Tensor) -> Activation:
+        match self.config.activation:
+            case "batchtopk":
+                norms = torch.stack([self._norm(layer) for layer in self])
+                return JumpReLU(threshold[:, None] / self.team.full(norms, 1).clamp(min=1e-12))
+            case "jumprelu":
+                return JumpReLU(self.team.full(self.log_threshold.detach().exp(), 1))
+            case "topk":
+                return TopK(self.config.k)
+            case _:
+                return ReLU()
+
+
+def _count(at: Active, acts: Tensor) -> Tensor:
+    """How many tokens each feature is active on, [feature]."""
+    out = torch.zeros(at.n_features, device=acts.device)
+    return out.index_add_(0, at.feature, (acts.detach() > 0).to(out))
