@@ -22,7 +22,7 @@ def load_model(name: str = "atlas") -> Any:
     UnsupportedModelError if no host library is installed.
     """
     if loader() is None:
-        plugin_loading.import_hosts()
+        plugin_loading.import_hosts(until=loader)
     load = loader()
     if load is None:
         raise UnsupportedModelError(

@@ -10,10 +10,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
 import wrapt
+
+from tl_attribution.errors import NotFoundError
 
 GROUP = "tl_attribution.plugins"
 
@@ -28,11 +31,31 @@ def watch_hosts() -> None:
         watch(plugin)
 
 
-def import_hosts() -> None:
-    """Import every host that a plugin watches and that is installed, so that its plugin runs."""
+def import_hosts(until: Callable[[], object] = lambda: None) -> None:
+    """Import the hosts that plugins watch and that are installed, so that their plugins run: all
+    of them, or one after the other until ``until()`` is true."""
     for plugin in entry_points(group=GROUP):
+        if until():
+            return
         if importlib.util.find_spec(plugin.name) is not None:
             importlib.import_module(plugin.name)
+
+
+def import_host(name: str) -> None:
+    """Import one host if a plugin watches it, so that its plugin runs. Raises NotFoundError, with
+    the command that installs it, if a plugin watches it and it is not there."""
+    for plugin in entry_points(group=GROUP, name=name):
+        if importlib.util.find_spec(name) is None:
+            raise NotFoundError(f"{name!r} is not installed: {_command(plugin)}")
+        importlib.import_module(name)
+
+
+def _command(plugin: EntryPoint) -> str:
+    """What installs a plugin's host: the extra that is named after it, where there is one."""
+    extra = plugin.name.replace("_", "-")
+    if plugin.dist is None or extra not in (plugin.dist.metadata.get_all("Provides-Extra") or []):
+        return f"pip install {extra}"
+    return f"pip install '{plugin.dist.name}[{extra}]'"
 
 
 def watch(plugin: EntryPoint) -> None:
