@@ -10,7 +10,9 @@ from .errors import NotFoundError as NotFoundError
 from .errors import ProofError as ProofError
 from .errors import TlAttributionError as TlAttributionError
 from .errors import TooLargeError as TooLargeError
+from .errors import TrainingError as TrainingError
 from .errors import UnsupportedModelError as UnsupportedModelError
+from .evaluate import evaluate as evaluate
 from .evaluate import replacement_logits as replacement_logits
 from .graph.graph import Certificate as Certificate
 from .graph.graph import Graph as Graph
@@ -23,3 +25,6 @@ from .targets import DifferenceTarget as DifferenceTarget
 from .targets import DirectionTarget as DirectionTarget
 from .targets import FeatureTarget as FeatureTarget
 from .targets import TokenTarget as TokenTarget
+from .training.callbacks import Callback as Callback
+from .training.config import TrainingConfig as TrainingConfig
+from .training.train import train as train

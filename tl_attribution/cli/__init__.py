@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from tl_attribution.cli.evaluate import evaluate
 from tl_attribution.cli.trace import trace
+from tl_attribution.cli.train import train
 from tl_attribution.errors import TlAttributionError
 
 app = typer.Typer(
@@ -21,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(trace)
+app.command()(train)
+app.command()(evaluate)
 
 
 def _show_version(wanted: bool) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +10,8 @@ from typing import Annotated, Any
 import typer
 
 import tl_attribution as tla  # lazy: nothing heavy is imported before it is used
+from tl_attribution.cli import common
 from tl_attribution.errors import InputError
-
-NEURONS = "neurons"
-"""The dictionary that every model has: its own MLP neurons."""
 
 
 class Engine(str, Enum):
@@ -61,7 +58,7 @@ EngineName = Annotated[Engine, typer.Option(help="autograd is the slow reference
 def trace(
     prompt: Prompt,
     model: ModelName = "atlas",
-    dictionary: DictionaryName = NEURONS,
+    dictionary: DictionaryName = common.NEURONS,
     out: Out = None,
     json: Json = None,
     html: Html = None,
@@ -91,9 +88,9 @@ def trace(
         engine=engine.value,
     )
     pruned = graph.prune(node_threshold, edge_threshold)
-    _write(graph.save, out)
-    _write(pruned.to_json, json)
-    _write(pruned.to_html, html)
+    common.write(graph.save, out)
+    common.write(pruned.to_json, json)
+    common.write(pruned.to_html, html)
 
     from tl_attribution.cli import report, terminal
 
@@ -119,22 +116,9 @@ def _compute(
     with terminal.progress() as progress:
         progress(0, 0, f"loading {model_name}")
         model = tla.load_model(model_name)
-        dictionary = _dictionary(model, dictionary_name)
+        dictionary = common.dictionary(model, dictionary_name)
         progress(0, 0, "tracing")
         attribute = tla.attribute
         start = time.perf_counter()
         graph = attribute(model, prompt, dictionary, progress=progress, **settings)
         return graph, time.perf_counter() - start
-
-
-def _dictionary(model: Any, name: str) -> tla.Dictionary:
-    return tla.neurons(model) if name == NEURONS else tla.load_dictionary(name)
-
-
-def _write(write: Callable[[Path], None], path: Path | None) -> None:
-    if path is None:
-        return
-    try:
-        write(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
