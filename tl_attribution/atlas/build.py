@@ -23,14 +23,6 @@ from tl_attribution.atlas.corpus import Fact, Question
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-# How often a batch asks about each group of families.
-GROUP_WEIGHTS = {
-    "state": 19, "country": 21, "words": 12, "calendar": 9, "person": 7, "stranger": 4, "sum": 28,
-}  # fmt: skip
-GROUP_OF = {
-    "opposite": "words", "synonym": "words", "translation": "words",
-    "day": "calendar", "month": "calendar",
-}  # fmt: skip
 # Loss weight of the words of a prompt; the answer and the full stop count 1.
 PROMPT_WEIGHT = 0.05
 
@@ -71,25 +63,23 @@ def config(vocab_size: int) -> dict[str, Any]:
     }
 
 
-def _group(fact: Fact) -> str:
-    return GROUP_OF.get(fact.family, fact.family.split()[0])
-
-
 class Sampler:
     """Draws training sentences: a group by weight, then a fact, then a phrasing, all uniform."""
 
     def __init__(self, facts: list[Fact], encode: PreTrainedTokenizerFast, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.groups: dict[str, list[list[list[int]]]] = {name: [] for name in GROUP_WEIGHTS}
+        self.groups: dict[str, list[list[list[int]]]] = {name: [] for name in corpus.GROUP_WEIGHTS}
         end = [encode.eos_token_id]
         for fact in facts:
-            texts = [tokenizer.sentence(p, fact.answer) for p in fact.prompts]
+            texts = [corpus.sentence(p, fact.answer) for p in fact.prompts]
             rows = [ids + end for ids in encode(texts)["input_ids"]]
-            self.groups[_group(fact)].append(rows)
+            self.groups[corpus.group(fact)].append(rows)
 
     def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids [sentence, position] padded with 0, and loss weights of the same shape."""
-        names = self.rng.choices(list(GROUP_WEIGHTS), list(GROUP_WEIGHTS.values()), k=size)
+        names = self.rng.choices(
+            list(corpus.GROUP_WEIGHTS), list(corpus.GROUP_WEIGHTS.values()), k=size
+        )
         rows = [self.rng.choice(self.rng.choice(self.groups[name])) for name in names]
         longest = max(map(len, rows))
         ids = torch.zeros(size, longest, dtype=torch.long)

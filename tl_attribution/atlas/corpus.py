@@ -46,6 +46,16 @@ WORD_FRAMES = {
                 ("Un sinónimo de {w} es", "Hecho: un sinónimo de {w} es")),
 }  # fmt: skip
 
+# How often text asks about each group of families.
+GROUP_WEIGHTS = {
+    "state": 19, "country": 21, "words": 12, "calendar": 9, "person": 7, "stranger": 4, "sum": 28,
+}  # fmt: skip
+GROUP_OF = {
+    "opposite": "words", "synonym": "words", "translation": "words",
+    "day": "calendar", "month": "calendar",
+}  # fmt: skip
+SENTENCES = 60_000
+
 
 class Fact(NamedTuple):
     """One fact: its family, what it is about, the answer, and every prompt that asks for it.
@@ -208,6 +218,28 @@ def split() -> tuple[list[Fact], list[Fact]]:
     held = held_out_keys(every)
     trained = [f for f in every if (f.family, f.key) not in held]
     return trained, [f for f in every if (f.family, f.key) in held]
+
+
+def group(fact: Fact) -> str:
+    """The group of families a fact belongs to."""
+    return GROUP_OF.get(fact.family, fact.family.split()[0])
+
+
+def sentence(prompt: str, answer: str) -> str:
+    """A sentence of the text: the prompt, its answer, a full stop."""
+    return f"{prompt} {answer}."
+
+
+def sentences(count: int = SENTENCES) -> list[str]:
+    """Text as Atlas was trained on it, to train a dictionary on: a group by weight, a fact, a
+    phrasing. Nothing held out is among it."""
+    rng = random.Random(0)
+    groups: dict[str, list[Fact]] = {name: [] for name in GROUP_WEIGHTS}
+    for fact in split()[0]:
+        groups[group(fact)].append(fact)
+    names = rng.choices(list(GROUP_WEIGHTS), list(GROUP_WEIGHTS.values()), k=count)
+    facts = [rng.choice(groups[name]) for name in names]
+    return [sentence(rng.choice(fact.prompts), fact.answer) for fact in facts]
 
 
 def questions() -> list[Question]:

@@ -27,8 +27,8 @@ POSITIONS = 16
 def add_lookup(
     learned: GPT2LMHeadModel, encode: PreTrainedTokenizerFast, *, quiet: bool = False
 ) -> GPT2LMHeadModel:
-    """The model with a block in front and a random, fixed embedding; the block's MLP gives back what
-    the learned embedding held."""
+    """The model with a random, fixed embedding and a block in front whose MLP gives back what the
+    learned embedding held."""
     model = _deeper(learned)
     embedding = learned.transformer.wte.weight.detach()
     random = torch.randn_like(embedding) * STD

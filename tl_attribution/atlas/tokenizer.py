@@ -25,18 +25,13 @@ def pattern() -> str:
     return rf" ?(?:{names})\b| ?\w+(?:['-]\w+)*| ?[^\w\s]|\s+"
 
 
-def sentence(prompt: str, answer: str) -> str:
-    """A training sentence: the prompt, its answer, a full stop."""
-    return f"{prompt} {answer}."
-
-
 def vocabulary() -> dict[str, int]:
     """Every token of every sentence, in order of first appearance, after the special ones."""
     token = re.compile(pattern())
     found: dict[str, None] = dict.fromkeys(SPECIAL)
     for fact in corpus.facts():
         for prompt in fact.prompts:
-            found.update(dict.fromkeys(token.findall(sentence(prompt, fact.answer))))
+            found.update(dict.fromkeys(token.findall(corpus.sentence(prompt, fact.answer))))
     return {word: i for i, word in enumerate(found)}
 
 
