@@ -43,7 +43,7 @@ def test_a_dictionary_of_any_model_traces_at_once(family: str, host: str, tmp_pa
     tla.train(model, runs.texts(), runs.config(), out=tmp_path / "run")
     saved = tla.load_dictionary(tmp_path / "run")
     graph = tla.attribute(model, "w1 w2 w3 w4", saved)
-    assert len(graph.nodes.of_kind("feature")) > 0
+    assert graph.nodes.is_kind("feature").any()
     assert graph.residual() < 1e-4
     assert runs.losses(tmp_path / "run")[20] < runs.losses(tmp_path / "run")[1]
 

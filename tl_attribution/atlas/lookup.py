@@ -9,7 +9,7 @@ the whole model.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ def add_lookup(
     model = _deeper(learned)
     embedding = learned.transformer.wte.weight.detach()
     random = torch.randn_like(embedding) * STD
-    numbers = [i for i in range(len(random)) if encode.decode([i]).strip().isdigit()]
+    words = encode.convert_ids_to_tokens(list(range(len(random))))
+    numbers = [i for i, word in enumerate(words) if word.strip().isdigit()]
     random[numbers] = embedding[numbers]
     model.transformer.wte.weight.data.copy_(random)
     model.transformer.wte.weight.requires_grad_(False)
@@ -62,7 +63,7 @@ def _deeper(learned: GPT2LMHeadModel) -> GPT2LMHeadModel:
 
 def _fit(model: GPT2LMHeadModel, wanted: Tensor, *, quiet: bool) -> None:
     """Teach the first block's MLP to add ``wanted`` [token, d_model] to each token's embedding."""
-    block = model.transformer.h[0]
+    block: Any = model.transformer.h[0]
     parameters = [*block.ln_2.parameters(), *block.mlp.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=FIT_RATE)
     scheduler = torch.optim.lr_scheduler.LambdaLR(

@@ -46,7 +46,9 @@ def found(
     """The entries of a mask; their rank is pre-activation · weight."""
     token, feature = mask.nonzero().unbind(1)
     values = pre[token, feature]
-    return Found(token, feature, values, values * weight[feature], *pre.shape, pre[:, dead])
+    tokens, features = pre.shape
+    rank = values * weight[feature]
+    return Found(token, feature, values, rank, tokens, features, pre[:, dead])
 
 
 def batch_threshold(ranks: Float[Tensor, " found"], wanted: int, team: Team) -> float | None:

@@ -132,6 +132,8 @@ class TrainingConfig:
             raise InputError("window is for kind='clt', and at least 1")
 
     def _check_k(self) -> None:
+        if self.activation not in ("batchtopk", "topk"):
+            return
         for name in ("k", "k_start"):
             k = getattr(self, name)
             if k is not None and not 1 <= k <= self.n_features:

@@ -77,7 +77,7 @@ class Team:
         computes the same loss from the sum."""
         if self.n_shards == 1:
             return partial
-        return _Sum.apply(partial, self._group(FEATURES))  # type: ignore[no-any-return]  # untyped in torch
+        return _Sum.apply(partial, self._group(FEATURES))
 
     def total(self, tensor: Shaped[Tensor, ...], *axes: str) -> Shaped[Tensor, ...]:
         """Sum over axes of the grid, without gradients."""

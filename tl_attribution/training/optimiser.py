@@ -46,7 +46,8 @@ class Optimiser:
         norm = float((squares[0] + self.team.total(squares[1], FEATURES)).sqrt())
         if math.isfinite(norm) and norm > self.config.clip:
             grads = [p.grad for p in self.trainee.parameters() if p.grad is not None]
-            torch._foreach_mul_(grads, self.config.clip / norm)
+            for grad in grads:
+                grad *= self.config.clip / norm
         return norm
 
     def tensors(self) -> dict[str, Tensor]:

@@ -234,7 +234,7 @@ class Run:
         )
 
     def _note(self, outcome: Outcome, tokens: int) -> None:
-        count = self.team.total(outcome.count, DATA)
+        count = self.team.total(outcome.active, DATA)
         over = tokens * self.team.n_data
         self.idle = torch.where(count > 0, torch.zeros_like(self.idle), self.idle + over)
         self.fired += count
@@ -244,7 +244,7 @@ class Run:
         c, team = self.config, self.team
         variance = batch.outputs.var(1, correction=0).mean(1)
         sums = team.total(torch.stack([outcome.error, variance]), DATA)
-        count = team.total(outcome.count.sum(1), DATA, FEATURES)
+        count = team.total(outcome.active.sum(1), DATA, FEATURES)
         dead = team.total((self.idle >= c.dead_after).sum(1).float(), FEATURES)
         if not team.first:
             return

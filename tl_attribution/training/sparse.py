@@ -167,7 +167,7 @@ def decode(
     ats: list[Active], values: list[Tensor], decoders: list[Tensor]
 ) -> Float[Tensor, "layer token d_model"]:
     """What the active features write: see :class:`Decode`, the dense product's equal."""
-    return Decode.apply(tuple(ats), *values, *decoders)  # type: ignore[no-any-return]  # untyped in torch
+    return Decode.apply(tuple(ats), *values, *decoders)
 
 
 def decode_dense(

@@ -28,12 +28,12 @@ SAMPLE = 64
 
 class Outcome(NamedTuple):
     """A step's loss and what is worth knowing of it. ``parts`` are the terms of the loss; ``error``
-    [layer] is this process's; ``count`` [layer, feature] is of active tokens."""
+    [layer] is this process's; ``active`` [layer, feature] counts tokens."""
 
     loss: Float[Tensor, ""]
     parts: dict[str, Tensor]
     error: Float[Tensor, " layer"]
-    count: Float[Tensor, "layer feature"]
+    active: Float[Tensor, "layer feature"]
 
 
 class _Layer(NamedTuple):
@@ -117,7 +117,7 @@ class Trainee(nn.Module):
             loss=torch.stack(list(parts.values())).sum(),
             parts={name: part.detach() for name, part in parts.items()},
             error=squared.detach(),
-            count=torch.stack([_count(m.at, a) for m, a in zip(layers, acts, strict=True)]),
+            active=torch.stack([_count(m.at, a) for m, a in zip(layers, acts, strict=True)]),
         )
 
     def _encode(self, inputs: Tensor, step: int, dead: Tensor) -> list[_Layer]:
@@ -128,7 +128,7 @@ class Trainee(nn.Module):
             at, pre = some.above(least)
             W, b = self.W_enc[layer], self.b_enc[layer]
             values = sparse.Encode.apply(at, inputs[layer], W, b, pre)
-            made.append(_Layer(at, values, some.dead))  # type: ignore[arg-type]  # untyped in torch
+            made.append(_Layer(at, values, some.dead))
         return made
 
     def _choose(
@@ -214,7 +214,7 @@ class Trainee(nn.Module):
         if self.config.activation != "jumprelu":
             return made.values
         threshold = self.log_threshold[layer].exp()[made.at.feature]
-        return losses.JumpGate.apply(made.values, threshold, self.config.bandwidth)  # type: ignore[return-value]  # untyped in torch
+        return losses.JumpGate.apply(made.values, threshold, self.config.bandwidth)
 
     def _revive(
         self, batch: Batch, layers: list[_Layer], missing: Tensor, dead: Tensor
