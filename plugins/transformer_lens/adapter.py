@@ -202,6 +202,8 @@ class TransformerLensHost(abc.ABC):
         """Each layer's hooks that hold just what is read and written, or None if some value has to
         be computed from what hooks hold."""
         layers = range(self.n_layers)
+        for layer in layers:
+            self._check_block(layer)
         reads = [self._read_hook(layer, read) for layer in layers]
         writes = [self._write_hooks(layer, write) for layer in layers]
         if any(len(hooks) > 1 for hooks in writes) or not all(

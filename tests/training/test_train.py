@@ -317,3 +317,15 @@ def test_time_left_is_about_what_is_left(tmp_path: Path) -> None:
     last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert last["seconds_left"] == 0
     assert last["tokens_per_second"] > 1280 / taken
+
+
+def test_a_model_without_mlps_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    lens = pytest.importorskip("transformer_lens")
+    if "hooked" not in RAW_HOSTS:
+        pytest.skip("this transformer-lens has no HookedTransformer")
+    sizes = {"n_layers": 1, "d_model": 8, "n_ctx": 16, "d_head": 4, "n_heads": 2, "d_vocab": 9}
+    config = lens.HookedTransformerConfig(**sizes, attn_only=True, seed=0)
+    ids = [[1, 2, 3, 4, 5, 6, 7, 8] * 2 for _ in range(40)]
+    with pytest.raises(tla.UnsupportedModelError, match="mlp"):
+        tla.train(lens.HookedTransformer(config), ids, runs.config(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -10,6 +10,22 @@ import typer
 import tl_attribution as tla  # lazy: nothing heavy is imported before it is used
 from tl_attribution.errors import InputError
 
+ATLAS = {
+    "n_features": 512,
+    "tokens": 10_000_000,
+    "k": 12,
+    "k_start": 30,
+    "k_anneal": 0.03,
+    "batch": 1024,
+    "buffer": 131_072,
+    "concat": False,
+    "learning_rate": 1.2e-3,
+    "aux_k": 0,
+    "preactivation": 1e-3,
+    "dead_after": 250_000,
+}
+"""How the dictionary that ships with Atlas was trained on Atlas's own text."""
+
 Data = Annotated[
     str | None,
     typer.Argument(
@@ -61,7 +77,8 @@ def train(
 
     given = {"n_features": features, "tokens": tokens, "activation": activation, "k": k}
     wanted = {name: value for name, value in given.items() if value is not None}
-    config = tla.TrainingConfig(**{"kind": kind, **wanted, **_fields(set_ or [])})
+    usual: dict[str, Any] = ATLAS if data is None else {}
+    config = tla.TrainingConfig(**{**usual, "kind": kind, **wanted, **_fields(set_ or [])})
     watchers = [watching.callback(spec) for spec in callback or []]
     with terminal.progress() as progress:
         progress(0, 0, f"loading {model}")

@@ -85,7 +85,9 @@ class ReplacedModel:
         """Logits with zero as what the MLP of ``layer`` writes, or of every layer."""
         return self._run(lambda at, x, out: torch.zeros_like(out) if layer in (at, None) else out)
 
-    def all_layers(self, missed: list[Stream] | None = None) -> Logits:
+    def all_layers(
+        self, missed: list[Float[Tensor, "after_prefix d_model"]] | None = None
+    ) -> Logits:
         """Logits of the replacement model: features read its own streams. ``missed`` is added to
         what they write."""
         active: list[Used] = []

@@ -1,0 +1,64 @@
+"""Trains a cross-layer transcoder with tl-attribution's own step, on the same activations.
+
+Runs in the project's environment. BatchTopK with k on average over layers, AuxK off unless
+``--aux-k`` is given, activations normalised as a run does; Adam with warm-up and decay.
+"""
+
+import torch
+from common import Clock, activations, parse, parser, per_layer, report
+
+import tl_attribution as tla
+from tl_attribution.training import scales
+from tl_attribution.training.buffer import Batch
+from tl_attribution.training.distributed import Team
+from tl_attribution.training.optimiser import Optimiser
+from tl_attribution.training.trainee import Trainee
+
+options = parser(__doc__)
+options.add_argument("--activation", choices=("batchtopk", "topk"), default="batchtopk")
+options.add_argument("--aux-k", type=int, default=0)
+args = parse(options)
+data = activations(args)
+config = tla.TrainingConfig(
+    n_features=args.features,
+    tokens=args.steps * args.batch,
+    activation=args.activation,
+    k=per_layer(args),
+    batch=args.batch,
+    buffer=args.batch,
+    learning_rate=args.lr,
+    aux_k=args.aux_k,
+    seed=args.seed,
+)
+alone = Team(torch.device("cpu"))
+trainee = Trainee(config, args.layers, args.width, alone)
+optimiser = Optimiser(trainee, alone)
+batches = (Batch(x.transpose(0, 1), y.transpose(0, 1)) for x, y in data.batches())
+first = Batch(data.inputs.transpose(0, 1), data.outputs.transpose(0, 1))
+units = scales.measure([Batch(first.inputs[:, :16_384], first.outputs[:, :16_384])], alone)
+idle = torch.zeros(args.layers, args.features, dtype=torch.long)
+clock = Clock()
+loss = 0.0
+for step in range(args.steps):
+    clock.tick()
+    batch = units.normalise(next(batches))
+    outcome = trainee(batch, step, idle >= config.dead_after)
+    optimiser.update(outcome.loss, step)
+    idle = torch.where(outcome.active > 0, 0, idle + args.batch)
+    loss = float(outcome.loss)
+clock.tick()
+threshold = torch.zeros(args.layers)
+if args.activation == "batchtopk":
+    seen = [units.normalise(next(batches)).inputs for _ in range(8)]
+    threshold = torch.stack([trainee.thresholds(x) for x in seen]).mean(0)
+dictionary = trainee.to_dictionary(units, threshold, "activations")
+
+
+def predict(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs and active features of inputs [token, layer, width], by the saved dictionary."""
+    x = inputs.transpose(0, 1).contiguous()
+    acts = dictionary.encode(x)
+    return dictionary.decode(acts, x).transpose(0, 1), (acts > 0).sum(-1).T
+
+
+report("tl-attribution", "this checkout", data, clock, loss, predict)

@@ -1,0 +1,87 @@
+"""``tl-attribution train``: a run on the bundled model, what it says, and bad input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tl_attribution as tla
+from tl_attribution.cli import main
+
+pytestmark = pytest.mark.hosts
+
+SMALL = ("--features", "32", "--tokens", "1024", "--k", "4")
+SET = ("--set", "batch=256", "--set", "buffer=512", "--set", "k_start=null")
+
+
+@pytest.fixture
+def cli(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["train", *map(str, arguments)])
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def test_atlas_comes_with_its_own_text_and_the_result_loads(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    code, out, _ = cli("--out", tmp_path / "run", *SMALL, *SET)
+    assert code == 0
+    assert "5 layers × 32 features" in out
+    assert "tl-attribution evaluate" in out
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["data"] == "atlas"
+    assert run["config"]["concat"] is False
+    assert run["config"]["k_start"] is None
+    loaded = tla.load_dictionary(tmp_path / "run")
+    assert loaded.n_features == 32
+    assert loaded.model_name == "atlas"
+    again = cli("--out", tmp_path / "run", *SMALL, *SET)
+    assert again[0] == 2
+    assert "--resume goes on with it" in again[2]
+    assert cli("--out", tmp_path / "run", *SMALL, *SET, "--resume")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--set", "feature=3"), "did you mean"),
+        (("--set", "k"), "NAME=VALUE"),
+        (("--k", "5000"), "must lie between 1 and n_features"),
+        (("--activation", "gelu"), "batchtopk, topk, jumprelu, relu"),
+        (("--set", "feature_input_hook=hook_mlp_inn"), "did you mean"),
+        (("--callback", "tensorboard"), "no callback 'tensorboard'"),
+        (("no/such/text",), "no file or folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_folder(
+    arguments: tuple[str, ...],
+    words: str,
+    cli: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+) -> None:
+    code, _, error = cli(*arguments, "--out", tmp_path / "run")
+    assert code == 2
+    lines = [line for line in error.splitlines() if line.startswith("tl-attribution: ")]
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_model_needs_text(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tla, "load_model", lambda name: None, raising=False)
+    code, _, error = cli("--model", "gpt2", "--out", tmp_path / "run")
+    assert code == 2
+    assert "give DATA" in error
