@@ -21,6 +21,7 @@ setup: $(READY)  ## Install the package and its tools into .venv
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -rf *.egg-info  # an old one would hide new entry points
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
 		--constraint $(CONSTRAINTS) --editable ".[$(EXTRAS)]"
 	touch $@

@@ -65,14 +65,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return calls
 
 
-def test_defaults_are_atlas_and_its_neurons(cli: Callable[..., Ran], asked: dict[str, Any]) -> None:
+def test_defaults_are_atlas_and_its_dictionary(
+    cli: Callable[..., Ran], asked: dict[str, Any]
+) -> None:
     ran = cli("trace", DALLAS)
     assert ran.code == 0
     progress = asked.pop("progress")
     assert callable(progress)
     assert asked == {
         "load_model": "atlas",
-        "neurons": "a model",
+        "load_dictionary": "atlas",
         "prompt": DALLAS,
         "targets": None,
         "max_logits": 10,

@@ -13,6 +13,11 @@ NEURONS = "neurons"
 """The dictionary that every model has: its own MLP neurons."""
 
 
+def usual(model_name: str) -> str:
+    """The dictionary that is used when none is given: Atlas's own, or any model's neurons."""
+    return "atlas" if model_name == "atlas" else NEURONS
+
+
 def dictionary(model: Any, name: str) -> tla.Dictionary:
     """A dictionary by name or path, or the model's own neurons."""
     return tla.neurons(model) if name == NEURONS else tla.load_dictionary(name)

@@ -24,7 +24,12 @@ class Engine(str, Enum):
 Prompt = Annotated[str, typer.Argument(help="The text to explain.", show_default=False)]
 ModelName = Annotated[str, typer.Option("--model", help="'atlas', which ships, or a name.")]
 DictionaryName = Annotated[
-    str, typer.Option("--dictionary", help="A name, a path, or 'neurons': the model's own.")
+    str | None,
+    typer.Option(
+        "--dictionary",
+        help="A name, a path, or 'neurons': the model's own. Else Atlas's, or neurons.",
+        show_default=False,
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Save the whole graph (safetensors).")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the pruned graph as JSON.")]
@@ -58,7 +63,7 @@ EngineName = Annotated[Engine, typer.Option(help="autograd is the slow reference
 def trace(
     prompt: Prompt,
     model: ModelName = "atlas",
-    dictionary: DictionaryName = common.NEURONS,
+    dictionary: DictionaryName = None,
     out: Out = None,
     json: Json = None,
     html: Html = None,
@@ -77,7 +82,7 @@ def trace(
     _check_destinations(files)
     graph, seconds = _compute(
         model,
-        dictionary,
+        dictionary or common.usual(model),
         prompt,
         targets=target or None,
         max_logits=max_logits,

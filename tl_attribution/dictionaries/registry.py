@@ -14,8 +14,8 @@ from tl_attribution.errors import FormatError, NotFoundError, nearest
 FORMATS: tuple[ModuleType, ...] = (native,)
 """Readers, asked in turn whether a folder is theirs."""
 
-NAMES: dict[str, Path] = {}
-"""Registered names. Empty until a trained dictionary ships."""
+NAMES: dict[str, Path] = {"atlas": Path(__file__).parents[1] / "atlas" / "dictionary"}
+"""Registered names: the dictionary that ships with Atlas."""
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 

@@ -62,24 +62,24 @@ class Team:
         """Parts of a batch that keep their tokens whatever the number of processes."""
         return 8 if 8 % self.n_data == 0 else self.n_data
 
-    def local(self, tensor: Shaped[Tensor, ...], dim: int) -> Shaped[Tensor, ...]:
+    def local(self, tensor: Shaped[Tensor, "*given"], dim: int) -> Shaped[Tensor, "*made"]:
         """This process's part of a tensor that is divided by feature along ``dim``."""
         return tensor.chunk(self.n_shards, dim)[self.shard].clone()
 
-    def full(self, tensor: Shaped[Tensor, ...], dim: int) -> Shaped[Tensor, ...]:
+    def full(self, tensor: Shaped[Tensor, "*given"], dim: int) -> Shaped[Tensor, "*made"]:
         """The whole of such a tensor, from every process's part."""
         if self.mesh is None or self.n_shards == 1:
             return tensor
         return DTensor.from_local(tensor, self.mesh[FEATURES], [Shard(dim)]).full_tensor()
 
-    def sum_features(self, partial: Shaped[Tensor, ...]) -> Shaped[Tensor, ...]:
+    def sum_features(self, partial: Shaped[Tensor, "*given"]) -> Shaped[Tensor, "*made"]:
         """Sum over the processes that share a copy; gradients pass unchanged, since each of them
         computes the same loss from the sum."""
         if self.n_shards == 1:
             return partial
         return _Sum.apply(partial, self._group(FEATURES))
 
-    def total(self, tensor: Shaped[Tensor, ...], *axes: str) -> Shaped[Tensor, ...]:
+    def total(self, tensor: Shaped[Tensor, "*given"], *axes: str) -> Shaped[Tensor, "*made"]:
         """Sum over axes of the grid, without gradients."""
         out = tensor.detach().clone()
         for axis in axes:
@@ -87,7 +87,7 @@ class Team:
                 dist.all_reduce(out, group=self._group(axis))
         return out
 
-    def gather(self, tensor: Shaped[Tensor, ...], *axes: str) -> Shaped[Tensor, ...]:
+    def gather(self, tensor: Shaped[Tensor, "*given"], *axes: str) -> Shaped[Tensor, "*made"]:
         """Every process's tensor of one shape, joined along the last dimension."""
         for axis in axes:
             if self.mesh is not None and self.mesh[axis].size() > 1:

@@ -1,0 +1,59 @@
+"""The dictionary that ships with Atlas: its evaluation meets the promise, and is true."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+import tl_attribution as tla
+from tl_attribution.atlas import corpus
+from tl_attribution.dictionaries.registry import NAMES
+from tl_attribution.evaluation import Evaluation
+from tl_attribution.models import ATLAS
+
+pytestmark = pytest.mark.hosts
+
+FOLDER = NAMES["atlas"]
+AT_MOST, DEAD = 12.5, 0.05
+
+
+@pytest.fixture(scope="module")
+def reported() -> Evaluation:
+    return Evaluation.from_json(FOLDER / "evaluation.json")
+
+
+def test_the_evaluation_meets_the_promise(reported: Evaluation) -> None:
+    assert (reported.nmse or 1) <= 0.05
+    assert (reported.l0 or 99) <= AT_MOST
+    assert (reported.dead_share or 0) < DEAD
+    assert reported.answers["all"].agreement >= 0.95
+    assert reported.graphs is not None
+    assert reported.graphs.graphs >= 200
+    assert (reported.graphs.replacement.mean or 0) >= 0.75
+    assert (reported.graphs.completeness.mean or 0) >= 0.9
+
+
+def test_model_and_dictionary_together_are_small() -> None:
+    files = [*ATLAS.iterdir(), *FOLDER.iterdir()]
+    assert sum(f.stat().st_size for f in files) <= 15_000_000
+
+
+@pytest.mark.slow
+def test_the_evaluation_is_what_a_sample_shows(reported: Evaluation) -> None:
+    drawn = random.Random(7).sample(corpus.questions(), 40)
+    found = tla.evaluate(
+        tla.load_model("atlas"),
+        tla.load_dictionary("atlas"),
+        [corpus.sentence(q.prompt, q.answer) for q in drawn],
+        prompts=[(q.prompt, q.answer) for q in drawn],
+        contexts=40,
+        concat=False,
+        graphs=6,
+    )
+    assert found.nmse == pytest.approx(reported.nmse, rel=0.5)
+    assert found.l0 == pytest.approx(reported.l0, rel=0.2)
+    assert found.graphs is not None
+    assert reported.graphs is not None
+    whole = reported.graphs.replacement.mean
+    assert found.graphs.replacement.mean == pytest.approx(whole, abs=0.08)
