@@ -44,9 +44,11 @@ def found(
     dead: Bool[Tensor, " feature"],
 ) -> Found:
     """The entries of a mask; their rank is pre-activation · weight."""
-    token, feature = mask.nonzero().unbind(1)
-    values = pre[token, feature]
     tokens, features = pre.shape
+    at = mask.flatten().nonzero()[:, 0]  # half the time of finding pairs
+    token = at // features
+    feature = at - token * features
+    values = pre.flatten()[at]
     rank = values * weight[feature]
     return Found(token, feature, values, rank, tokens, features, pre[:, dead])
 
