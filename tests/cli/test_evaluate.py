@@ -11,8 +11,7 @@ from unittest.mock import create_autospec
 import pytest
 
 import tl_attribution as tla
-from tests.cli.test_trace import Ran, is_one_line_about
-from tl_attribution.cli import main
+from tests.cli.running import Ran, is_one_line_about
 from tl_attribution.evaluation import (
     Answers,
     Evaluation,
@@ -43,16 +42,8 @@ def small_evaluation() -> Evaluation:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: str | Path) -> Ran:
-        with pytest.raises(SystemExit) as ended:
-            main(["evaluate", *(str(a) for a in arguments)])
-        printed = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
+def cli(cli: Callable[..., Ran]) -> Callable[..., Ran]:
+    return lambda *arguments: cli("evaluate", *arguments)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
@@ -17,31 +17,10 @@ import torch
 
 import tl_attribution as tla
 from tests.cli.graphs import small_graph
+from tests.cli.running import Ran, is_one_line_about
 from tl_attribution.cli import main
 
 DALLAS = "Fact: the capital of the state containing Dallas is"
-
-
-class Ran(NamedTuple):
-    """How a command ended and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
-    """Runs the command line on a wide pipe."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str | Path) -> Ran:
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        printed = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
 
 
 @pytest.fixture
@@ -299,11 +278,3 @@ def test_bad_input_is_one_line(
 
     logging.disable_progress_bar()  # earlier tests imported tqdm before the command could quiet it
     assert is_one_line_about(cli("trace", *arguments), said)
-
-
-def is_one_line_about(ran: Ran, said: str) -> bool:
-    assert ran.code == 2
-    assert ran.err.startswith("tl-attribution: ")
-    assert ran.err.count("\n") == 1
-    assert said in ran.err
-    return True

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tl_attribution as tla
-from tl_attribution.cli import main
+from tests.cli.running import Ran, is_one_line_about
 
 pytestmark = pytest.mark.hosts
 
@@ -18,22 +18,12 @@ SET = ("--set", "batch=256", "--set", "buffer=512", "--set", "k_start=null")
 
 
 @pytest.fixture
-def cli(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, str, str]]:
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(["train", *map(str, arguments)])
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
+def cli(cli: Callable[..., Ran]) -> Callable[..., Ran]:
+    return lambda *arguments: cli("train", *arguments)
 
 
 def test_atlas_comes_with_its_own_text_and_the_result_loads(
-    cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+    cli: Callable[..., Ran], tmp_path: Path
 ) -> None:
     code, out, _ = cli("--out", tmp_path / "run", *SMALL, *SET)
     assert code == 0
@@ -57,6 +47,8 @@ def test_atlas_comes_with_its_own_text_and_the_result_loads(
     [
         (("--set", "feature=3"), "did you mean"),
         (("--set", "k"), "NAME=VALUE"),
+        (("--set", "k_start=few"), "k_start is of type int or None"),
+        (("--set", "concat=perhaps"), "concat is of type bool"),
         (("--k", "5000"), "must lie between 1 and n_features"),
         (("--activation", "gelu"), "batchtopk, topk, jumprelu, relu"),
         (("--set", "feature_input_hook=hook_mlp_inn"), "did you mean"),
@@ -67,19 +59,15 @@ def test_atlas_comes_with_its_own_text_and_the_result_loads(
 def test_bad_input_is_one_line_and_leaves_no_folder(
     arguments: tuple[str, ...],
     words: str,
-    cli: Callable[..., tuple[int, str, str]],
+    cli: Callable[..., Ran],
     tmp_path: Path,
 ) -> None:
-    code, _, error = cli(*arguments, "--out", tmp_path / "run")
-    assert code == 2
-    lines = [line for line in error.splitlines() if line.startswith("tl-attribution: ")]
-    assert len(lines) == 1
-    assert words in lines[0]
+    assert is_one_line_about(cli(*arguments, "--out", tmp_path / "run"), words)
     assert not (tmp_path / "run").exists()
 
 
 def test_another_model_needs_text(
-    cli: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tla, "load_model", lambda name: None, raising=False)
     code, _, error = cli("--model", "gpt2", "--out", tmp_path / "run")

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.hosts
 
 
 def train(out: Path | None = None, **changes: Any) -> tla.CrossLayerTranscoder:
-    options = {k: changes.pop(k) for k in ("resume", "overwrite", "callbacks") if k in changes}
+    options = {
+        k: changes.pop(k) for k in ("resume", "overwrite", "callbacks", "evaluate") if k in changes
+    }
     dataset = changes.pop("dataset", None) or runs.texts()
     model = tiny(runs.FAMILY, runs.HOST)
     return tla.train(model, dataset, runs.config(**changes), out=out, **options)
@@ -282,6 +284,9 @@ class Watcher(Callback):
     def on_density(self, step: int, density: torch.Tensor) -> None:
         assert density.sum(1).mean() == pytest.approx(4, rel=0.5)
 
+    def on_evaluation(self, step: int, evaluation: object) -> None:
+        self.seen.append(f"evaluation {step} {evaluation}")
+
     def on_end(self, folder: Path | None) -> None:
         assert folder is not None
         assert (folder / "config.json").is_file()
@@ -290,9 +295,15 @@ class Watcher(Callback):
 
 def test_a_callback_is_told_everything_in_order(tmp_path: Path) -> None:
     watcher = Watcher()
-    train(tmp_path / "run", callbacks=[watcher], log_every=10, checkpoint_every=10)
-    expected = ["start", "record 10", "checkpoint 10", "record 20", "checkpoint 20", "end"]
-    assert watcher.seen == expected
+    train(
+        tmp_path / "run",
+        callbacks=[watcher],
+        log_every=10,
+        checkpoint_every=10,
+        evaluate=lambda made: made.n_features,
+    )
+    expected = ["start", "record 10", "checkpoint 10", "record 20", "checkpoint 20"]
+    assert watcher.seen == [*expected, "evaluation 20 32", "end"]
     assert watcher.about is not None
     assert watcher.about.resumed_at == 0
     assert watcher.about.run_id == checkpoint.read_run(tmp_path / "run")["run_id"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,23 @@ def usual(model_name: str) -> str:
     return "atlas" if model_name == "atlas" else NEURONS
 
 
-def dictionary(model: Any, name: str) -> tla.Dictionary:
-    """A dictionary by name or path, or the model's own neurons."""
-    return tla.neurons(model) if name == NEURONS else tla.load_dictionary(name)
+def load(model_name: str, dictionary_name: str) -> tuple[Any, tla.Dictionary]:
+    """A model by name, and a dictionary by name or path or the model's own neurons."""
+    model = tla.load_model(model_name)
+    if dictionary_name == NEURONS:
+        return model, tla.neurons(model)
+    return model, tla.load_dictionary(dictionary_name)
+
+
+def check_destinations(files: Mapping[str, Path | None]) -> None:
+    """Fail before the work rather than after it: files by the options that name them."""
+    given = [path.absolute() for path in files.values() if path]
+    if len(set(given)) < len(given):
+        *first, last = (f"--{option}" for option in files)
+        raise InputError(f"{', '.join(first)} and {last} must be different files")
+    for option, path in files.items():
+        if path and path.is_dir():
+            raise InputError(f"--{option} {path} is a folder; give the name of a file")
 
 
 def write(to: Callable[[Path], None], path: Path | None) -> None:

@@ -70,7 +70,7 @@ def evaluate(
     texts: str | list[str] | None = dataset
     if texts is None:
         concat = False
-        texts, questions = _atlas(contexts, seed)
+        texts, questions = atlas(contexts, seed)
         asked = asked or questions
     evaluation, seconds = _compute(
         model,
@@ -99,11 +99,7 @@ def _check(model: str, dataset: str | None, json: Path | None, plot: Path | None
         raise InputError(
             f"only {ATLAS!r} brings questions of its own; give a DATASET to evaluate {model!r} on"
         )
-    for option, path in (("json", json), ("plot", plot)):
-        if path and path.is_dir():
-            raise InputError(f"--{option} {path} is a folder; give the name of a file")
-    if json and plot and json.absolute() == plot.absolute():
-        raise InputError("--json and --plot must be different files")
+    common.check_destinations({"json": json, "plot": plot})
     if plot:
         from tl_attribution.view import evaluation_plot
 
@@ -131,7 +127,7 @@ def _read(file: Path) -> list[str | tuple[str, str]]:
     return found
 
 
-def _atlas(n: int, seed: int) -> tuple[list[str], dict[str, Sequence[tuple[str, str]]]]:
+def atlas(n: int, seed: int) -> tuple[list[str], dict[str, Sequence[tuple[str, str]]]]:
     """``n`` of Atlas's questions as sentences with their answers, and the questions; and ``n`` of
     those that it never saw in training."""
     from tl_attribution.atlas import corpus
@@ -151,8 +147,7 @@ def _compute(
 
     with terminal.progress() as progress:
         progress(0, 0, f"loading {model_name}")
-        model = tla.load_model(model_name)
-        dictionary = common.dictionary(model, dictionary_name)
+        model, dictionary = common.load(model_name, dictionary_name)
         progress(0, 0, "evaluating")
         run = tla.evaluate
         start = time.perf_counter()

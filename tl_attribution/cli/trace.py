@@ -11,7 +11,6 @@ import typer
 
 import tl_attribution as tla  # lazy: nothing heavy is imported before it is used
 from tl_attribution.cli import common
-from tl_attribution.errors import InputError
 
 
 class Engine(str, Enum):
@@ -79,7 +78,7 @@ def trace(
 ) -> None:
     """Trace PROMPT: compute its attribution graph, check it against the model, and tell it."""
     files = {"out": out, "json": json, "html": html}
-    _check_destinations(files)
+    common.check_destinations(files)
     graph, seconds = _compute(
         model,
         dictionary or common.usual(model),
@@ -102,16 +101,6 @@ def trace(
     report.show(terminal.console(), graph, pruned, seconds, [f for f in files.values() if f])
 
 
-def _check_destinations(files: dict[str, Path | None]) -> None:
-    """Fail before the work rather than after it."""
-    given = [path.absolute() for path in files.values() if path]
-    if len(set(given)) < len(given):
-        raise InputError("--out, --json and --html must be different files")
-    for option, path in files.items():
-        if path and path.is_dir():
-            raise InputError(f"--{option} {path} is a folder; give the name of a file")
-
-
 def _compute(
     model_name: str, dictionary_name: str, prompt: str, **settings: Any
 ) -> tuple[tla.Graph, float]:
@@ -120,8 +109,7 @@ def _compute(
 
     with terminal.progress() as progress:
         progress(0, 0, f"loading {model_name}")
-        model = tla.load_model(model_name)
-        dictionary = common.dictionary(model, dictionary_name)
+        model, dictionary = common.load(model_name, dictionary_name)
         progress(0, 0, "tracing")
         attribute = tla.attribute
         start = time.perf_counter()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import tl_attribution as tla  # lazy: nothing heavy is imported before it is used
-from tl_attribution.errors import InputError
+from tl_attribution.errors import InputError, nearest
 
 ATLAS = {
     "n_features": 512,
@@ -29,7 +31,7 @@ ATLAS = {
 Data = Annotated[
     str | None,
     typer.Argument(
-        help="A folder, a .txt or .jsonl file, or a dataset of the Hub; none: Atlas's own text.",
+        help="A folder, or a .txt, .jsonl or .parquet file; none: Atlas's own text.",
         show_default=False,
     ),
 ]
@@ -50,6 +52,9 @@ Callbacks = Annotated[
     list[str] | None,
     typer.Option("--callback", help="Who watches: NAME or NAME:ARGUMENT, as in wandb:my-project."),
 ]
+Evaluated = Annotated[
+    int, typer.Option("--evaluate", min=0, help="At the end, evaluate on so many contexts.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew where a run is.")]
 DeviceName = Annotated[str | None, typer.Option("--device", help="Else a GPU if there is one.")]
@@ -67,6 +72,7 @@ def train(
     k: K = None,
     set_: Set = None,
     callback: Callbacks = None,
+    evaluate: Evaluated = 0,
     resume: Resume = False,
     overwrite: Overwrite = False,
     device: DeviceName = None,
@@ -79,11 +85,11 @@ def train(
     wanted = {name: value for name, value in given.items() if value is not None}
     usual: dict[str, Any] = ATLAS if data is None else {}
     config = tla.TrainingConfig(**{**usual, "kind": kind, **wanted, **_fields(set_ or [])})
+    dataset, name = _data(data, model)
     watchers = [watching.callback(spec) for spec in callback or []]
     with terminal.progress() as progress:
         progress(0, 0, f"loading {model}")
         loaded = tla.load_model(model)
-        dataset, name = _data(data, model)
         progress(0, 0, "reading the first activations")
         try:
             made = tla.train(
@@ -97,10 +103,11 @@ def train(
                 device=device,
                 data_name=name,
                 on_progress=progress,
+                evaluate=_evaluation(loaded, data, config, evaluate, progress),
             )
         except KeyboardInterrupt as stop:
             raise InputError(f"{stop or 'interrupted'}; go on with --resume") from stop
-    _tell(made, out, model)
+    _tell(made, out, model, data)
 
 
 def _data(data: str | None, model: str) -> tuple[Any, str]:
@@ -114,31 +121,67 @@ def _data(data: str | None, model: str) -> tuple[Any, str]:
     return sentences(), "atlas"
 
 
+def _evaluation(
+    model: Any, data: str | None, config: Any, contexts: int, progress: Any
+) -> Callable[[Any], Any] | None:
+    """What evaluates the dictionary at the end, if that was asked for."""
+    if not contexts:
+        return None
+
+    def run(made: Any) -> Any:
+        from tl_attribution.cli.evaluate import atlas
+
+        texts, prompts = (data, None) if data is not None else atlas(contexts, 0)
+        return tla.evaluate(
+            model,
+            made,
+            texts,
+            prompts=prompts,
+            contexts=contexts,
+            context=config.context,
+            concat=config.concat,
+            column=config.column,
+            progress=progress,
+        )
+
+    return run
+
+
+READ: dict[str, Callable[[str], Any]] = {
+    "None": {"none": None, "null": None}.__getitem__,
+    "bool": {"true": True, "false": False}.__getitem__,
+    "int": int,
+    "float": float,
+    "str": str,
+}
+"""How the text of an option becomes a field's value, in the order in which types are tried."""
+
+
 def _fields(pairs: list[str]) -> dict[str, Any]:
     """``NAME=VALUE`` options as the types their fields have."""
     import dataclasses
-    import json
 
-    known = {f.name for f in dataclasses.fields(tla.TrainingConfig)}
+    types = {f.name: str(f.type).split(" | ") for f in dataclasses.fields(tla.TrainingConfig)}
     out: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
-        if not equals or name not in known:
-            from tl_attribution.errors import nearest
-
-            raise InputError(f"--set {pair!r} is not NAME=VALUE: {nearest(name, known)}")
-        try:
-            out[name] = json.loads(
-                {"True": "true", "False": "false", "None": "null"}.get(text, text)
-            )
-        except ValueError:
-            out[name] = text
+        if not equals or name not in types:
+            raise InputError(f"--set {pair!r} is not NAME=VALUE: {nearest(name, types)}")
+        out[name] = _value(name, text, types[name])
     return out
 
 
-def _tell(made: Any, out: Path, model: str) -> None:
-    import os
+def _value(name: str, text: str, types: list[str]) -> Any:
+    for kind, read in READ.items():
+        if kind in types:
+            try:
+                return read(text.lower() if kind in ("None", "bool") else text)
+            except (KeyError, ValueError):
+                continue
+    raise InputError(f"--set {name}={text}: {name} is of type {' or '.join(types)}")
 
+
+def _tell(made: Any, out: Path, model: str, data: str | None) -> None:
     from tl_attribution.cli import terminal
     from tl_attribution.graph.paths import printable
 
@@ -148,7 +191,8 @@ def _tell(made: Any, out: Path, model: str) -> None:
     where = printable(str(out / "dictionary"))
     console.print(f"\n{made}\nsaved to {where}\n", soft_wrap=True)
     console.print("How good it is, and what it shows:", style="bold")
-    console.print(f"  tl-attribution evaluate {where} --model {model}", soft_wrap=True)
+    text = "" if data is None else f" {printable(data)}"
+    console.print(f"  tl-attribution evaluate {where}{text} --model {model}", soft_wrap=True)
     console.print(
         f"  tl-attribution trace PROMPT --model {model} --dictionary {where}", soft_wrap=True
     )

@@ -92,7 +92,7 @@ class Callback:
         """After a checkpoint was written whole."""
 
     def on_evaluation(self, step: int, evaluation: Any) -> None:
-        """After the dictionary was evaluated (:class:`tl_attribution.evaluate.Evaluation`)."""
+        """After the dictionary was evaluated (:class:`tl_attribution.evaluation.Evaluation`)."""
 
     def on_end(self, folder: Path | None) -> None:
         """After the last step; ``folder`` holds the dictionary."""

@@ -26,8 +26,8 @@ KEPT = 2
 """How many of the newest checkpoints are kept."""
 
 
-def prepare(out: Path, run: dict[str, Any], *, resume: bool, overwrite: bool) -> dict[str, Any]:
-    """Make the folder of a run, or open the one to go on with; returns what ``run.json`` says.
+def prepare(out: Path, run: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Make the folder of a run, or check the one to go on with.
 
     Raises InputError if the folder holds another run and neither option is given, is not a run's,
     or, with ``resume``, was made with another configuration (each difference is shown).
@@ -43,12 +43,11 @@ def prepare(out: Path, run: dict[str, Any], *, resume: bool, overwrite: bool) ->
         )
     if saved is not None and resume:
         _same_run(out, saved, run)
-        return saved
+        return
     if saved is not None:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / RUN, (json.dumps(run, indent=2) + "\n").encode())
-    return run
 
 
 def read_run(out: Path) -> dict[str, Any]:

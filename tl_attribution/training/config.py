@@ -86,7 +86,7 @@ class TrainingConfig:
     2024, §A.2)."""
     aux: float = 1 / 32
     """Weight of the AuxK loss."""
-    preactivation: float = 0.0
+    preactivation: float = 1e-3
     """Weight of the mean of Σ relu(threshold − pre) · ‖W_dec,i‖ over dead features, which pulls
     them back (methods paper; there over all features)."""
     dead_after: int = 500_000

@@ -96,6 +96,11 @@ class Team:
                 tensor = torch.cat(parts, dim=-1)
         return tensor
 
+    def least(self, number: float) -> float:
+        """The smallest of every process's number."""
+        mine = torch.tensor([number], device=self.device, dtype=torch.float64)
+        return float(self.gather(mine, DATA, FEATURES).min())
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         if self.mesh is None:

@@ -47,7 +47,6 @@ class _State(NamedTuple):
     step: int
     buffer: dict[str, int]
     loss_mean: float | None
-    run_id: str
 
 
 class Run:
@@ -65,6 +64,7 @@ class Run:
         self.host, self.config, self.team, self.out = host, config, team, out
         self.watchers: list[Callback] = []
         self.on_progress: Callable[[int, int, str], None] | None = None
+        self.evaluate: Callable[[Transcoder], Any] | None = None
         self.buffer = self._buffer(model, dataset)
         self.trainee = Trainee(config, host.n_layers, host.d_model, team)
         self.optimiser = Optimiser(self.trainee, team)
@@ -159,7 +159,7 @@ class Run:
         tensors |= self.optimiser.tensors()
         if not self.team.first:
             return None
-        state = _State(self.step, self.buffer.state, self.loss_mean, self.run_id)
+        state = _State(self.step, self.buffer.state, self.loss_mean)
         return checkpoint.save(self.out, self.step, tensors, state._asdict())
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -283,6 +283,9 @@ class Run:
         if self.out is not None and self.team.first:
             folder = self.out / checkpoint.DICTIONARY
             made.save(folder)
+        if self.evaluate is not None:
+            found = self.evaluate(made)
+            self._tell(lambda w: w.on_evaluation(self.step, found))
         self._tell(lambda w: w.on_end(folder))
         return made
 
@@ -290,7 +293,7 @@ class Run:
     def _calibrated(self) -> Tensor:
         """BatchTopK's threshold of each layer, the mean over some batches with the last weights."""
         if self.config.activation != "batchtopk":
-            return torch.zeros(self.host.n_layers)
+            return torch.zeros(self.host.n_layers, device=self.team.device)
         batches = [self.scales.normalise(self.buffer.next()).inputs for _ in range(CALIBRATION)]
         return torch.stack([self.trainee.thresholds(x) for x in batches]).mean(0)
 

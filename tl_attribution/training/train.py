@@ -32,6 +32,7 @@ def train(
     device: str | None = None,
     data_name: str | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
+    evaluate: Callable[[Transcoder], Any] | None = None,
 ) -> Transcoder:
     """Train a dictionary for ``model`` on ``dataset`` (methods paper, "Cross-layer transcoder
     training").
@@ -40,7 +41,8 @@ def train(
     iterator of token batches [row, position]. ``out``: the run's folder, with its log, checkpoints
     and dictionary; None keeps nothing on disk. ``resume`` goes on from the last checkpoint, bit for
     bit on a CPU; ``overwrite`` starts anew. ``data_name`` stands for the dataset in ``run.json``;
-    ``on_progress`` is told (tokens done, in all, what) after each record.
+    ``on_progress`` is told (tokens done, in all, what) after each record; ``evaluate`` is called
+    with the dictionary at the end, in the first process, and callbacks are told what it returns.
 
     Returns the dictionary in raw model space. Raises InputError for a configuration, dataset or
     folder that cannot be used, UnsupportedModelError for a model without MLPs, NotFoundError for an
@@ -55,6 +57,7 @@ def train(
         run.open(resume, overwrite, data_name or _describe(dataset))
         run.watchers = list(callbacks) if team.first else []
         run.on_progress = on_progress if team.first else None
+        run.evaluate = evaluate if team.first else None
         return run.go()
 
 

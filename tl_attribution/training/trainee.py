@@ -122,7 +122,7 @@ class Trainee(nn.Module):
 
     def _encode(self, inputs: Tensor, step: int, dead: Tensor) -> list[_Layer]:
         with torch.no_grad():
-            found, thresholds = self._choose(inputs, step, dead, self._hints(inputs, step))
+            found, thresholds = self._choose(inputs, step, dead)
         made = []
         for layer, (some, least) in enumerate(zip(found, thresholds, strict=True)):
             at, pre = some.above(least)
@@ -132,15 +132,17 @@ class Trainee(nn.Module):
         return made
 
     def _choose(
-        self, inputs: Tensor, step: int, dead: Tensor, hints: list[float]
+        self, inputs: Tensor, step: int, dead: Tensor
     ) -> tuple[list[choose.Found], list[float]]:
         """Entries that may be active, and the least rank of each layer's that are."""
-        found = self._find(inputs, step, dead, hints)
+        exact = [0.0] * self.n_layers
         if self.config.activation != "batchtopk":
-            return found, [-math.inf] * self.n_layers
+            return self._find(inputs, step, dead, exact), [-math.inf] * self.n_layers
+        found = self._find(inputs, step, dead, self._hints(inputs, step, dead))
         thresholds = self._thresholds(found, step)
-        if None in thresholds and any(hints):  # the guess was too high
-            return self._choose(inputs, step, dead, [0.0] * self.n_layers)
+        if None in thresholds:  # the guess was too high, or there are no more
+            found = self._find(inputs, step, dead, exact)
+            thresholds = self._thresholds(found, step)
         self._last = [choose.TINY if t is None else t for t in thresholds]
         return found, self._last
 
@@ -176,22 +178,18 @@ class Trainee(nn.Module):
 
     # BatchTopK: the largest activations · decoder norms of a batch, over all layers or in each
 
-    def _hints(self, inputs: Tensor, step: int) -> list[float]:
-        """A guess below the thresholds, which keeps most entries from being looked at."""
-        if self.config.activation != "batchtopk":
-            return [0.0] * self.n_layers
+    def _hints(self, inputs: Tensor, step: int, dead: Tensor) -> list[float]:
+        """A guess below the thresholds, the same in every process, which keeps most entries from
+        being looked at: what lies below a guess that proves too low is never active."""
         if self._last is not None:
             return [HINT * t for t in self._last]
-        some = inputs[:, :SAMPLE]
-        every = self._find(
-            some, step, torch.zeros(self.n_layers, self.n_features).bool(), [0.0] * self.n_layers
-        )
-        wanted = self.config.k_at(step) * some.shape[1]
-        least = []
-        for found in every:
-            n = min(wanted, len(found.rank))
-            least.append(float(found.rank.topk(n).values[-1]) if n else 0.0)
-        return [HINT * min(least)] * self.n_layers
+        some = self._find(inputs[:, :SAMPLE], step, dead, [0.0] * self.n_layers)
+        wanted = self.config.k_at(step) * some[0].n_tokens
+        least = [
+            float(found.rank.topk(wanted).values[-1]) if len(found.rank) > wanted else 0.0
+            for found in some
+        ]
+        return [HINT * self.team.least(min(least))] * self.n_layers
 
     def _thresholds(self, found: list[choose.Found], step: int) -> list[float | None]:
         """The rank of number k · tokens, of all layers together or of each."""
@@ -206,9 +204,10 @@ class Trainee(nn.Module):
     @torch.no_grad()
     def thresholds(self, inputs: Float[Tensor, "layer token d_model"]) -> Float[Tensor, " layer"]:
         """BatchTopK's thresholds on one batch, in units of activation · decoder norm."""
-        step = self.config.steps
-        nothing = torch.zeros(self.n_layers, self.n_features, dtype=torch.bool)
-        return torch.tensor(self._choose(inputs, step, nothing, self._hints(inputs, step))[1])
+        shape = (self.n_layers, self.n_features)
+        nothing = torch.zeros(shape, dtype=torch.bool, device=inputs.device)
+        _, least = self._choose(inputs, self.config.steps, nothing)
+        return torch.tensor(least, device=inputs.device)
 
     def _gate(self, layer: int, made: _Layer) -> Tensor:
         if self.config.activation != "jumprelu":
