@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 STD = 0.05
 """Of the random embedding, about half that of the learned one: enough to tell tokens apart."""
-FIT_STEPS, FIT_BATCH, FIT_RATE = 4000, 4096, 3e-3
+FIT_STEPS, FIT_BATCH, FIT_RATE = 3000, 4096, 3e-3
 POSITIONS = 16
 """Positions the lookup is fitted at."""
 
