@@ -17,7 +17,9 @@ from tl_attribution.graph.paths import (
     certificate_text,
     counts,
     describe,
+    is_part,
     is_pruned,
+    part_text,
     printable,
     quote,
     strongest,
@@ -95,7 +97,7 @@ def _answers(graph: Graph) -> str:
 
 def _numbers(graph: Graph) -> str:
     size, scores, c = counts(graph), graph.scores(), graph.certificate
-    whole = c.expanded == c.active and not is_pruned(graph)
+    whole = c.expanded == c.active and not is_pruned(graph) and not is_part(graph)
     active = "all active" if whole else f"of {c.active:,} active"
     tiles = [
         ("Replacement", f"{scores.replacement:.3f}", "of the influence comes through features"),
@@ -119,6 +121,8 @@ def _numbers(graph: Graph) -> str:
 def _whole(graph: Graph) -> str:
     if is_pruned(graph):
         return f"Pruned to {_thresholds(graph)}; the scores are of what is left."
+    if is_part(graph):
+        return f"{part_text(graph)}; the scores are of what is left."
     return "Every active feature is expanded; nothing is left out."
 
 
