@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
 
 import jsonschema
@@ -8,11 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from tl_attribution.errors import InputError
+from tl_attribution.errors import FormatError, InputError
 from tl_attribution.graph import export, paths
 from tl_attribution.graph.influence import influence, normalise
-from tl_attribution.graph.storage import load_graph
+from tl_attribution.graph.paths import printable
+from tl_attribution.graph.storage import KEY, load_graph
+from tl_attribution.view import page
+from tl_attribution.view.layout import clip
 
 SCHEMA = json.loads((Path(__file__).parent / "neuronpedia_schema.json").read_text())
 seeds, some = st.integers(0, 10_000), settings(max_examples=30)
@@ -167,3 +173,40 @@ def test_groups_that_cannot_be_are_refused(small_graph, groups, message):
 def test_an_unknown_supernode_is_refused(small_graph):
     with pytest.raises(InputError, match="no supernode is named 'x'"):
         small_graph.supernodes().find("x")
+
+
+@pytest.mark.parametrize("groups", [["a"], [3] * 11, None, {"a": 1}])
+def test_a_file_with_spoiled_groups_is_refused(small_graph, tmp_path, groups):
+    path = tmp_path / "graph"
+    small_graph.group({"a": [0]}).save(path)
+    with safe_open(path, framework="pt") as opened:
+        header = json.loads(opened.metadata()[KEY])
+        stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    save_file(stored, path, metadata={KEY: json.dumps({**header, "groups": groups})})
+    with pytest.raises(FormatError, match="lacks a part of a graph or holds a wrong one"):
+        load_graph(path)
+
+
+def test_supernodes_are_drawn_with_their_edges(small_graph):
+    drawn = page.render(small_graph.group({"both": [0, 1], "error": ["0_error_1"]}))
+    section = drawn[drawn.index("<h2>Supernodes") : drawn.index("<h2>Map")]
+    # The groups, two tokens, the answer; b → both → c, error ⊣ both, a ⊣ c.
+    assert section.count("<rect") == 5
+    assert section.count('class="e plus') == 2
+    assert section.count('class="e minus') == 2
+    assert "5 nodes that are in no group are not drawn" in section
+    assert "both → &quot; c&quot; 80.0%\nweight +4, 64.00% of the influence" in section
+    assert "Supernodes" not in page.render(small_graph)
+
+
+@some
+@given(seeds, marks, st.text(min_size=1, max_size=30))
+def test_any_name_is_only_text(random_graph, seed, marks, name):
+    graph = _grouped(random_graph, seed, marks)
+    hostile = f'"><script>{name}</style><b onclick="x">'
+    graph = graph.group({hostile: graph.nodes.is_kind("feature")})
+    drawn = page.render(graph)
+    assert "<script" not in drawn
+    assert "<b onclick" not in drawn
+    if name.isprintable():
+        assert escape(clip(printable(hostile), 40)) in drawn

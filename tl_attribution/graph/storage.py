@@ -123,6 +123,8 @@ def _assemble(file: Path, header: dict, stored: dict[str, Tensor]) -> Graph:
         bounds = {k: tuple(getattr(certificate, k)) for k in ("replacement", "completeness")}
         columns = {c: stored[f"nodes.{c}"] for c in NodeTable.columns()}
         labels, groups = tuple(header["labels"]), tuple(header.get("groups", ()))
+        if not all(isinstance(text, str) for text in (*labels, *groups)):
+            raise TypeError("labels and groups are texts")
         nodes = NodeTable(**columns, labels=labels, groups=groups)
         return Graph(
             nodes=nodes,

@@ -24,7 +24,7 @@ from tl_attribution.graph.paths import (
     quote,
     strongest,
 )
-from tl_attribution.view import layout, svg
+from tl_attribution.view import layout, supernodes, svg
 from tl_attribution.view.style import STYLE
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -54,6 +54,7 @@ def render(graph: Graph) -> str:
     body = (
         f'<header><p class="eyebrow">Attribution graph · {names}</p><h1>{title}</h1></header>'
         f'<div class="top">{_answers(graph)}{_numbers(graph)}</div>'
+        f"{supernodes.section(graph)}"
         f"{_map(graph, shown, selection, paths)}{_paths(shown, paths)}{_features(shown)}"
         "<footer>Drawn by tl-attribution. This file needs no network and runs no scripts.</footer>"
     )
