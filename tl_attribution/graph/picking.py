@@ -34,10 +34,10 @@ def pick(table: NodeTable, nodes: Pick) -> tuple[int, ...]:
 
 def pick_one(table: NodeTable, node: Pick) -> int:
     """Row of the one node meant. Raises InputError if it is none, several, or not of this graph."""
-    rows = pick(table, node)
-    if len(rows) > 1:
-        raise InputError(f"one node is expected here, and {len(rows)} are meant")
-    return rows[0]
+    row, *more = pick(table, node)
+    if more:
+        raise InputError(f"one node is expected here, and {len(more) + 1} are meant")
+    return row
 
 
 def _rows(table: NodeTable, nodes: Any) -> Iterable[int]:
