@@ -14,10 +14,13 @@ from .errors import TrainingError as TrainingError
 from .errors import UnsupportedModelError as UnsupportedModelError
 from .evaluate import evaluate as evaluate
 from .evaluate import replacement_logits as replacement_logits
+from .graph.compare import Comparison as Comparison
+from .graph.compare import compare as compare
 from .graph.graph import Certificate as Certificate
 from .graph.graph import Graph as Graph
 from .graph.nodes import Node as Node
 from .graph.storage import load_graph as load_graph
+from .graph.supernodes import Supernodes as Supernodes
 from .models import load_model as load_model
 from .models import neurons as neurons
 from .replacement.active import features as features

@@ -88,7 +88,7 @@ def test_dallas_is_answered_explained_and_checked(atlas: Any, dallas: Graph) -> 
     assert (
         5 < int(pruned.nodes.is_kind("feature").sum()) < int(dallas.nodes.is_kind("feature").sum())
     )
-    tokens = {pruned.about.tokens[pruned.nodes[p.nodes[0]].position] for p in pruned.paths(10)}
+    tokens = {pruned.about.tokens[pruned.nodes[p.nodes[0]].position] for p in pruned.paths(n=10)}
     assert " Dallas" in tokens
 
 

@@ -188,7 +188,7 @@ def test_only_the_strongest_edges_are_drawn(random_graph):
 
 def test_a_long_prompt_loses_the_columns_nothing_touches(random_graph):
     graph = random_graph(0, tokens=tuple(f" t{i}" for i in range(120)), density=0.02).prune()
-    found = layout.select(graph, graph.paths(10))
+    found = layout.select(graph, graph.paths(n=10))
     touched = {graph.nodes[row].position for edge in found.edges for row in edge[:2]}
     assert set(found.positions) == touched | {119}
     hidden = 120 - len(found.positions)
@@ -203,7 +203,7 @@ def test_a_long_prompt_loses_the_columns_nothing_touches(random_graph):
 )
 def test_nothing_on_the_map_overlaps_or_sticks_out(random_graph, seed, n_features, answers):
     graph = random_graph(seed, n_features=n_features, answers=tuple(answers))
-    found = layout.select(graph, graph.paths(10))
+    found = layout.select(graph, graph.paths(n=10))
     placed = layout.place(graph, found)
     boxes = [placed.boxes[row] for row in found.nodes]
     for i, box in enumerate(boxes):
@@ -220,7 +220,7 @@ def test_nothing_on_the_map_overlaps_or_sticks_out(random_graph, seed, n_feature
 @given(st.integers(0, 1_000))
 def test_edges_on_the_map_go_up(random_graph, seed):
     graph = random_graph(seed)
-    found = layout.select(graph, graph.paths(10))
+    found = layout.select(graph, graph.paths(n=10))
     placed = layout.place(graph, found)
     for edge in found.edges:
         assert placed.boxes[edge.source].y > placed.boxes[edge.target].y

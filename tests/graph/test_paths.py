@@ -36,7 +36,7 @@ def test_the_strongest_paths_are_those_of_an_exhaustive_search(random_graph, see
         for path in _all_paths(graph, shares, row, float(graph.target_weights[row]), ())
     ]
     expected = heapq.nlargest(n, every)
-    found = graph.paths(n)
+    found = graph.paths(n=n)
     assert [path.strength for path in found] == pytest.approx([s for s, _ in expected], rel=1e-4)
     strengths = {nodes: strength for strength, nodes in every}
     for path in found:
@@ -49,14 +49,14 @@ def test_the_strongest_paths_are_those_of_an_exhaustive_search(random_graph, see
 def test_all_paths_together_are_the_influence_of_the_inputs(random_graph, seed):
     graph = random_graph(seed, n_features=6, density=0.4)
     inputs = graph.nodes.is_kind("token", "position")
-    found = graph.paths(5_000)
+    found = graph.paths(n=5_000)
     assert len(found) < 5_000
     total = sum(path.strength for path in found)
     assert total == pytest.approx(float(graph.nodes.influence[inputs].sum()), abs=1e-5)
 
 
 def test_hand_computed_paths(small_graph):
-    first, second = small_graph.paths(9)
+    first, second = small_graph.paths(n=9)
     find = small_graph.nodes.find
     assert first.nodes == (
         find("token", -1, 1, 8),
@@ -106,13 +106,13 @@ def test_a_long_chain_is_followed_to_its_end(random_graph):
 @pytest.mark.parametrize("n", [0, 1])
 def test_a_graph_without_paths_has_none(small_graph, n):
     alone = replace(small_graph, adjacency=torch.zeros_like(small_graph.adjacency))
-    assert alone.paths(n) == []
-    assert small_graph.paths(0) == []
+    assert alone.paths(n=n) == []
+    assert small_graph.paths(n=0) == []
 
 
 def test_a_negative_number_of_paths_is_refused(small_graph):
     with pytest.raises(InputError, match="n must be 0 or more, got -1"):
-        small_graph.paths(-1)
+        small_graph.paths(n=-1)
 
 
 @pytest.mark.parametrize(("target", "source"), [(0, 1), (1, 1)])
@@ -137,7 +137,7 @@ def test_levels_put_every_source_before_its_targets(random_graph, seed):
 def test_a_dense_graph_of_six_thousand_nodes_takes_seconds(random_graph):
     graph = random_graph(0, n_layers=12, n_features=5_900, tokens=("a",) * 4, density=1.0)
     started = time.perf_counter()
-    found = graph.paths(10)
+    found = graph.paths(n=10)
     assert time.perf_counter() - started < 20
     assert [p.strength for p in found] == sorted((p.strength for p in found), reverse=True)
     assert len(found) == 10
@@ -165,7 +165,7 @@ def test_a_node_in_words(small_graph):
 
 
 def test_a_path_in_words_shows_signs(small_graph):
-    first, second = small_graph.paths(2)
+    first, second = small_graph.paths(n=2)
     assert paths.route(first, small_graph) == (
         '" b" (1) → layer 0 #2 at " b" (1) → layer 1 #4 at " b" (1): feature 1 → " c"'
     )

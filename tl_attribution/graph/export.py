@@ -61,8 +61,10 @@ def to_json_dict(graph: Graph) -> dict[str, Any]:
     return {
         "metadata": _metadata(graph, nodes),
         "qParams": {
-            "pinnedIds": [],
-            "supernodes": [],
+            "pinnedIds": _pinned(graph, nodes),
+            "supernodes": [
+                [name, *(nodes[row].id for row in rows)] for name, rows in graph.groups.items()
+            ],
             "linkType": "both",
             "clickedId": "",
             "sg_pos": "",
@@ -73,6 +75,14 @@ def to_json_dict(graph: Graph) -> dict[str, Any]:
             for target, source, weight in _edges(graph)
         ],
     }
+
+
+def _pinned(graph: Graph, nodes: list[Node]) -> list[str]:
+    """The viewers draw supernodes among the pinned nodes: their members, and what is explained."""
+    if not graph.groups:
+        return []
+    weights = graph.target_weights.tolist()
+    return [n.id for n, weight in zip(nodes, weights, strict=True) if n.group or weight]
 
 
 def to_networkx(graph: Graph) -> networkx.DiGraph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,14 @@ from tl_attribution.errors import InputError
 from tl_attribution.graph import influence as scoring
 from tl_attribution.graph.influence import Scores
 from tl_attribution.graph.nodes import NodeTable
+from tl_attribution.graph.picking import Pick, pick
 
 if TYPE_CHECKING:
     import networkx
 
     from tl_attribution.graph.paths import Path as GraphPath
+    from tl_attribution.graph.supernodes import Supernodes
+    from tl_attribution.graph.upstream import Upstream
 
 
 class Certificate(NamedTuple):
@@ -135,18 +139,65 @@ class Graph:
             node_threshold,
             edge_threshold,
         )
-        surviving = self.adjacency * kept.edges
-        removed = (self.adjacency - surviving).sum(1)
         settings = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
+        return self._part(kept.nodes, self.adjacency * kept.edges, settings)
+
+    def _part(self, kept: Tensor, edges: Tensor, settings: dict[str, Any]) -> Graph:
+        """The nodes ``kept`` with these ``edges``; the other edges go into the constant."""
+        adjacency = edges[kept][:, kept]
+        lost = (self.adjacency[kept].double().sum(1) - adjacency.double().sum(1)).float()
         return replace(
             self,
-            nodes=self.nodes.select(kept.nodes),
-            adjacency=surviving[kept.nodes][:, kept.nodes],
-            constant=(self.constant + removed)[kept.nodes],
-            preactivation=self.preactivation[kept.nodes],
-            target_weights=self.target_weights[kept.nodes],
+            nodes=self.nodes.select(kept),
+            adjacency=adjacency,
+            constant=self.constant[kept] + lost,
+            preactivation=self.preactivation[kept],
+            target_weights=self.target_weights[kept],
             about=replace(self.about, settings={**self.about.settings, **settings}),
         )
+
+    def subgraph(self, nodes: Pick) -> Graph:
+        """These nodes and the edges between them. What comes from other nodes goes into the
+        constant, as in :meth:`prune`; node influences are the whole graph's.
+
+        Raises InputError if a node is not of this graph, or if none is a target: a graph is of
+        what it explains.
+        """
+        kept = torch.zeros(len(self.nodes), dtype=torch.bool)
+        kept[list(pick(self.nodes, nodes))] = True
+        if not (self.target_weights[kept] > 0).any():
+            targets = (
+                self.nodes[row].id for row in self.target_weights.nonzero().flatten().tolist()
+            )
+            raise InputError(
+                "a subgraph keeps something that is explained; add at least one of the targets: "
+                + ", ".join(targets)
+            )
+        whole = self.about.settings.get("subgraph_of", len(self.nodes))
+        return self._part(kept, self.adjacency, {"subgraph_of": whole})
+
+    def group(self, groups: Mapping[str, Pick]) -> Graph:
+        """The same graph with these supernodes, in place of any it had (methods paper, "Grouping
+        features into supernodes"). Nothing is merged, so influence, scores and paths stay what they
+        are; :meth:`supernodes` gives the edges between the groups.
+
+        Raises InputError for a node that is not of this graph or is in two groups, for an empty
+        group, and for a name that is empty or a node's id.
+        """
+        from tl_attribution.graph import supernodes
+
+        return replace(self, nodes=supernodes.grouped(self.nodes, groups))
+
+    @property
+    def groups(self) -> dict[str, tuple[int, ...]]:
+        """Rows of the members of each supernode, by name."""
+        return self.nodes.members()
+
+    def supernodes(self) -> Supernodes:
+        """The supernodes and all nodes in none, with the summed edges between them."""
+        from tl_attribution.graph import supernodes
+
+        return supernodes.summed(self)
 
     def save(self, path: str | Path) -> None:
         """Write the graph to one safetensors file (see :func:`tl_attribution.load_graph`)."""
@@ -168,11 +219,26 @@ class Graph:
 
         return export.to_networkx(self)
 
-    def paths(self, n: int = 5) -> list[GraphPath]:
-        """The strongest paths from a token or position to the targets (see :mod:`graph.paths`)."""
+    def paths(
+        self, source: Pick | None = None, target: Pick | None = None, *, n: int = 5
+    ) -> list[GraphPath]:
+        """The ``n`` strongest paths from ``source`` to ``target``; without them, from tokens and
+        positions to the graph's targets (see :class:`graph.paths.Path`). A path is as strong as the
+        influence that takes it; its ``effect`` has sign and units.
+
+        Raises InputError for a node that is not of this graph and for a negative ``n``.
+        """
         from tl_attribution.graph import paths
 
-        return paths.strongest(self, n)
+        return paths.strongest(self, n, source, target)
+
+    def upstream(self, node: Pick) -> list[Upstream]:
+        """Everything that ``node`` depends on, directly or over other nodes, the most influential
+        first (see :class:`graph.upstream.Upstream`). Raises InputError if it is not one node of
+        this graph."""
+        from tl_attribution.graph import upstream
+
+        return upstream.of(self, node)
 
     def to_html(self, path: str | Path) -> None:
         """Write one self-contained page that shows the graph, without network or scripts."""
@@ -199,10 +265,11 @@ class Graph:
         if not isinstance(other, Graph):
             return NotImplemented
         mine, theirs = tensors(self), tensors(other)
-        return (self.about, self.certificate, self.nodes.labels) == (
+        return (self.about, self.certificate, self.nodes.labels, self.nodes.groups) == (
             other.about,
             other.certificate,
             other.nodes.labels,
+            other.nodes.groups,
         ) and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
     __hash__ = None  # type: ignore[assignment]  # equality compares tensors; a hash would be costly

@@ -56,6 +56,26 @@ def influence(normalised: Matrix, weights: Vector) -> Vector:
     raise InputError("the adjacency matrix has a cycle; an attribution graph is acyclic")
 
 
+def gains(preactivation: Vector) -> Float[Tensor, " node"]:
+    """One divided by each pre-activation, 0 where it is 0: what a feature passes on, as a share of
+    what it writes, for each unit that it reads."""
+    double = preactivation.double()
+    return torch.where(double == 0, 0.0, 1 / double)
+
+
+def effects(adjacency: Matrix, preactivation: Vector, target: int) -> Float[Tensor, " node"]:
+    """What comes from each node to the pre-activation of ``target`` over all paths, with its sign.
+
+    ``A[target] @ (I + D A + (D A)² + …)`` with D the :func:`gains`: the linear graph, in which a
+    feature writes in proportion to its pre-activation. The effects of all nodes without in-edges
+    and of all constants add up to the target's pre-activation. Raises InputError as
+    :func:`influence`.
+    """
+    passed = adjacency * gains(preactivation)[:, None]
+    direct = adjacency[target].double()
+    return direct + influence(passed, direct)
+
+
 def check_threshold(name: str, value: float) -> None:
     """Raise InputError unless ``value`` is a share between 0 and 1."""
     if not 0.0 <= value <= 1.0:

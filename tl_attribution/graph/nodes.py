@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import compress
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ class Node(NamedTuple):
     index, the token id of a token or logit, the position of a position node, 0 for an error.
     ``activation`` is set for features only (0 elsewhere). ``influence`` is the node's share of the
     influence on the targets (methods paper, "Graph pruning"). ``id`` is unique within the graph.
+    ``group`` names the supernode it belongs to, "" if none (see :meth:`Graph.group`).
     """
 
     kind: str
@@ -36,6 +38,7 @@ class Node(NamedTuple):
     influence: float
     label: str
     id: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class NodeTable:
 
     ``kind`` indexes :data:`KINDS`. ``cumulative`` is the share of all influence held by the nodes
     at least as influential as this one: a node survives pruning at threshold t if it is at most t
-    (as in Neuronpedia's ``influence`` field).
+    (as in Neuronpedia's ``influence`` field). ``groups`` are the names of the nodes' supernodes, ""
+    for a node in none; left out, no node is in one.
     """
 
     kind: Int[Tensor, " node"]
@@ -55,9 +59,13 @@ class NodeTable:
     influence: Float[Tensor, " node"]
     cumulative: Float[Tensor, " node"]
     labels: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in (*self.columns(), "labels")}
+        if not self.groups:
+            object.__setattr__(self, "groups", ("",) * len(self.kind))
+        names = (*self.columns(), "labels", "groups")
+        lengths = {name: len(getattr(self, name)) for name in names}
         if len(set(lengths.values())) != 1:
             raise InputError(f"node columns differ in length: {lengths}")
         if len(self.kind) and not 0 <= int(self.kind.min()) <= int(self.kind.max()) < len(KINDS):
@@ -66,7 +74,7 @@ class NodeTable:
     @classmethod
     def columns(cls) -> tuple[str, ...]:
         """Names of the tensor columns."""
-        return tuple(f.name for f in fields(cls) if f.name != "labels")
+        return tuple(f.name for f in fields(cls) if f.name not in ("labels", "groups"))
 
     @classmethod
     def build(
@@ -95,7 +103,8 @@ class NodeTable:
     def concatenate(cls, parts: list[NodeTable]) -> NodeTable:
         """The parts one after the other."""
         tensors = {c: torch.cat([getattr(p, c) for p in parts]) for c in cls.columns()}
-        return cls(**tensors, labels=tuple(label for p in parts for label in p.labels))
+        labels = tuple(label for p in parts for label in p.labels)
+        return cls(**tensors, labels=labels, groups=tuple(g for p in parts for g in p.groups))
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -114,6 +123,7 @@ class NodeTable:
             float(self.influence[row]),
             self.labels[row],
             node_id(kind, layer, position, index),
+            self.groups[row],
         )
 
     def __iter__(self) -> Iterator[Node]:
@@ -130,7 +140,8 @@ class NodeTable:
         flags = keep.tolist()
         return NodeTable(
             **tensors,
-            labels=tuple(label for label, kept in zip(self.labels, flags, strict=True) if kept),
+            labels=tuple(compress(self.labels, flags)),
+            groups=tuple(compress(self.groups, flags)),
         )
 
     def with_influence(self, influence: Float[Tensor, " node"]) -> NodeTable:
@@ -139,6 +150,14 @@ class NodeTable:
         cumulative = torch.empty_like(influence)
         cumulative[order] = ordered.cumsum(0) / ordered.sum().clamp(min=1e-30)
         return replace(self, influence=influence, cumulative=cumulative)
+
+    def members(self) -> dict[str, tuple[int, ...]]:
+        """Rows of every supernode by its name, in the order of their first nodes."""
+        found: dict[str, list[int]] = {}
+        for row, name in enumerate(self.groups):
+            if name:
+                found.setdefault(name, []).append(row)
+        return {name: tuple(rows) for name, rows in found.items()}
 
     def find(self, kind: str, layer: int, position: int, index: int = 0) -> int:
         """Row of one node. Raises InputError if the graph has no such node."""

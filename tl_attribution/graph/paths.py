@@ -12,77 +12,101 @@ from torch import Tensor
 
 from tl_attribution.errors import InputError
 from tl_attribution.graph.graph import Graph
-from tl_attribution.graph.influence import normalise
+from tl_attribution.graph.influence import gains, normalise
 from tl_attribution.graph.nodes import KINDS, Node
+from tl_attribution.graph.picking import Pick, pick
 
 JOINERS = "\u200c\u200d"
 """Invisible, but part of how Persian, Indic scripts and emoji are written; shown as they are."""
 
 
 class Path(NamedTuple):
-    """A chain of edges from an input to a target.
+    """A chain of edges from a source to a target.
 
-    ``nodes`` are rows of the graph, the token or position first. ``weights`` are the edges between
-    them as they stand in the adjacency, with their signs. ``strength`` is the influence that takes
-    this path: the target's weight times each edge's share of its target's input.
+    ``nodes`` are rows of the graph, the source first. ``weights`` are the edges between them as
+    they stand in the adjacency, with their signs. ``strength`` is the influence that takes this
+    path: the product of each edge's share of all that comes into its target (methods paper, "Graph
+    pruning": sizes, without signs), times the last node's weight where the graph's own targets are
+    meant. ``effect`` is what comes to the last node's pre-activation on this path, in its units and
+    with its sign: the product of the edges, each but the last divided by the pre-activation of the
+    feature that it leads to, because a feature passes on what it reads in proportion.
     """
 
     nodes: tuple[int, ...]
     weights: tuple[float, ...]
     strength: float
+    effect: float
 
 
 class Partial(NamedTuple):
-    """The best partial paths from an input to every node, best first.
+    """The best partial paths from a source to every node, best first.
 
-    ``before`` and ``slot`` say which partial path of which node each one continues."""
+    ``before`` and ``slot`` say which partial path of which node each one continues; ``before`` is
+    -1 where a path starts."""
 
     strength: Float[Tensor, "node n"]
     before: Int[Tensor, "node n"]
     slot: Int[Tensor, "node n"]
 
 
-def strongest(graph: Graph, n: int = 5) -> list[Path]:
-    """The ``n`` strongest paths from token and position nodes to the targets, strongest first.
+def strongest(
+    graph: Graph, n: int = 5, source: Pick | None = None, target: Pick | None = None
+) -> list[Path]:
+    """The ``n`` strongest paths from ``source`` to ``target``, strongest first: without them, from
+    token and position nodes to the graph's targets, each with its weight.
 
     Exact: the best paths to a node are continuations of the best paths to its sources, so it is
     enough to keep ``n`` for each node, going through the nodes in topological order. Raises
-    InputError if ``n`` is negative or the graph has a cycle.
+    InputError if ``n`` is negative, for a node that is not of this graph, or if the graph has a
+    cycle.
     """
     if n < 0:
         raise InputError(f"n must be 0 or more, got {n}")
+    starts = graph.nodes.is_kind("token", "position")
+    weights = graph.target_weights.double()
+    if source is not None:
+        starts = _flags(graph, pick(graph.nodes, source))
+    if target is not None:
+        weights = _flags(graph, pick(graph.nodes, target)).double()
     if n == 0:
         return []
-    best = _partial_paths(graph, n)
-    whole = best.strength * graph.target_weights.double()[:, None]
-    chosen = whole.flatten().topk(min(n, whole.numel()))
+    kept = n + int(bool((starts & (weights > 0)).any()))  # a path of no edges is none
+    best = _partial_paths(graph, starts, kept)
+    real = (best.before >= 0) * best.strength
+    whole = (real * weights[:, None]).flatten().topk(min(n, real.numel()))
     return [
-        _trace(graph, best, place // n, place % n, strength)
-        for strength, place in zip(chosen.values.tolist(), chosen.indices.tolist(), strict=True)
+        _trace(graph, best, place // kept, place % kept, strength)
+        for strength, place in zip(whole.values.tolist(), whole.indices.tolist(), strict=True)
         if strength > 0
     ]
 
 
-def _partial_paths(graph: Graph, n: int) -> Partial:
+def _flags(graph: Graph, rows: tuple[int, ...]) -> Bool[Tensor, " node"]:
+    flags = torch.zeros(len(graph.nodes), dtype=torch.bool)
+    flags[list(rows)] = True
+    return flags
+
+
+def _partial_paths(graph: Graph, starts: Bool[Tensor, " node"], n: int) -> Partial:
     shares = normalise(graph.adjacency)
-    inputs = graph.nodes.is_kind("token", "position")
     best = Partial(
-        strength=torch.zeros(len(inputs), n, dtype=torch.float64),
-        before=torch.full((len(inputs), n), -1),
-        slot=torch.zeros(len(inputs), n, dtype=torch.long),
+        strength=torch.zeros(len(starts), n, dtype=torch.float64),
+        before=torch.full((len(starts), n), -1),
+        slot=torch.zeros(len(starts), n, dtype=torch.long),
     )
-    best.strength[inputs, 0] = 1.0
     for rows in topological_levels(graph.adjacency != 0):
-        rows = rows[~inputs[rows]]
         # A source outside the n whose own best path is strongest cannot be on one of the n best.
         through_best = shares[rows] * best.strength[:, 0]
-        sources = through_best.topk(min(n, len(inputs))).indices
+        sources = through_best.topk(min(n, len(starts))).indices
         share = shares[rows[:, None], sources].double()
         candidates = (share[:, :, None] * best.strength[sources]).flatten(1)
-        top = candidates.topk(n)
+        begun = torch.cat([starts[rows, None].double(), candidates], 1)
+        top = begun.topk(n)
         best.strength[rows] = top.values
-        best.before[rows] = sources.gather(1, top.indices // n)
-        best.slot[rows] = top.indices % n
+        place = (top.indices - 1).clamp(min=0)
+        continued = (top.indices > 0) & (top.values > 0)
+        best.before[rows] = torch.where(continued, sources.gather(1, place // n), -1)
+        best.slot[rows] = place % n
     return best
 
 
@@ -103,14 +127,18 @@ def topological_levels(
 
 
 def _trace(graph: Graph, best: Partial, row: int, slot: int, strength: float) -> Path:
-    """Walk back from a target to the input."""
+    """Walk back from a target to the source."""
     rows = [row]
     while (source := int(best.before[row, slot])) >= 0:
         row, slot = source, int(best.slot[row, slot])
         rows.append(row)
     rows.reverse()
     weights = tuple(float(graph.adjacency[t, s]) for s, t in pairwise(rows))
-    return Path(tuple(rows), weights, strength)
+    passed = gains(graph.preactivation)
+    effect = weights[-1]
+    for weight, target in zip(weights[:-1], rows[1:-1], strict=True):
+        effect *= weight * float(passed[target])
+    return Path(tuple(rows), weights, strength, effect)
 
 
 def printable(text: str) -> str:
@@ -136,7 +164,12 @@ def quote(text: str) -> str:
 def describe(node: Node, graph: Graph) -> str:
     """A node in a few words: ``" Dallas" (5)``, ``layer 1 #212 at " state" (4)``, with the
     feature's label, if it has one, at the end. A logit whose index is no token of the vocabulary
-    (a difference, a direction) is its label."""
+    (a difference, a direction) is its label. A supernode's name stands behind, in brackets."""
+    group = f" [{printable(node.group)}]" if node.group else ""
+    return _describe(node, graph) + group
+
+
+def _describe(node: Node, graph: Graph) -> str:
     place = f"{quote(graph.about.tokens[node.position])} ({node.position})"
     match node.kind:
         case "token":
@@ -179,6 +212,17 @@ def is_pruned(graph: Graph) -> bool:
     return "node_threshold" in graph.about.settings
 
 
+def is_part(graph: Graph) -> bool:
+    """Whether the graph is what :meth:`Graph.subgraph` left."""
+    return "subgraph_of" in graph.about.settings
+
+
+def part_text(graph: Graph) -> str:
+    """What a subgraph is a part of."""
+    whole = graph.about.settings["subgraph_of"]
+    return f"A part, chosen by hand, of a graph of {whole:,} nodes"
+
+
 def facts(graph: Graph) -> list[tuple[str, str]]:
     """What there is to say about a graph in numbers, as (name, value) pairs of text."""
     scores, about, certificate = graph.scores(), graph.about, graph.certificate
@@ -195,6 +239,8 @@ def facts(graph: Graph) -> list[tuple[str, str]]:
         nodes, edges = (about.settings[f"{kind}_threshold"] for kind in ("node", "edge"))
         kept = f"{nodes:g} of influence, {edges:g} of edges; the scores are of what is left"
         found.insert(3, ("pruned to", kept))
+    if is_part(graph):
+        found.insert(3, ("subgraph", f"{part_text(graph)}; the scores are of what is left"))
     if certificate.expanded < certificate.active:
         found.append(("partial", certificate_text(graph)))
     return found

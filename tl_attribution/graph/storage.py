@@ -64,6 +64,8 @@ def save_graph(graph: Graph, path: str | Path) -> None:
         "certificate": graph.certificate._asdict(),
         "labels": graph.nodes.labels,
     }
+    if any(graph.nodes.groups):
+        header["groups"] = graph.nodes.groups
     with whole_file(path) as temporary:
         # Copies, because safetensors refuses tensors that share memory.
         copies = {
@@ -120,7 +122,10 @@ def _assemble(file: Path, header: dict, stored: dict[str, Tensor]) -> Graph:
         certificate = Certificate(**header["certificate"])
         bounds = {k: tuple(getattr(certificate, k)) for k in ("replacement", "completeness")}
         columns = {c: stored[f"nodes.{c}"] for c in NodeTable.columns()}
-        nodes = NodeTable(**columns, labels=tuple(header["labels"]))
+        labels, groups = tuple(header["labels"]), tuple(header.get("groups", ()))
+        if not all(isinstance(text, str) for text in (*labels, *groups)):
+            raise TypeError("labels and groups are texts")
+        nodes = NodeTable(**columns, labels=labels, groups=groups)
         return Graph(
             nodes=nodes,
             adjacency=_adjacency(stored, len(nodes)),

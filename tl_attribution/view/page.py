@@ -17,12 +17,14 @@ from tl_attribution.graph.paths import (
     certificate_text,
     counts,
     describe,
+    is_part,
     is_pruned,
+    part_text,
     printable,
     quote,
     strongest,
 )
-from tl_attribution.view import layout, svg
+from tl_attribution.view import layout, supernodes, svg
 from tl_attribution.view.style import STYLE
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -52,6 +54,7 @@ def render(graph: Graph) -> str:
     body = (
         f'<header><p class="eyebrow">Attribution graph · {names}</p><h1>{title}</h1></header>'
         f'<div class="top">{_answers(graph)}{_numbers(graph)}</div>'
+        f"{supernodes.section(graph)}"
         f"{_map(graph, shown, selection, paths)}{_paths(shown, paths)}{_features(shown)}"
         "<footer>Drawn by tl-attribution. This file needs no network and runs no scripts.</footer>"
     )
@@ -95,7 +98,7 @@ def _answers(graph: Graph) -> str:
 
 def _numbers(graph: Graph) -> str:
     size, scores, c = counts(graph), graph.scores(), graph.certificate
-    whole = c.expanded == c.active and not is_pruned(graph)
+    whole = c.expanded == c.active and not is_pruned(graph) and not is_part(graph)
     active = "all active" if whole else f"of {c.active:,} active"
     tiles = [
         ("Replacement", f"{scores.replacement:.3f}", "of the influence comes through features"),
@@ -119,6 +122,8 @@ def _numbers(graph: Graph) -> str:
 def _whole(graph: Graph) -> str:
     if is_pruned(graph):
         return f"Pruned to {_thresholds(graph)}; the scores are of what is left."
+    if is_part(graph):
+        return f"{part_text(graph)}; the scores are of what is left."
     return "Every active feature is expanded; nothing is left out."
 
 

@@ -109,6 +109,8 @@ th.number { text-align: right }
 .n.position rect { fill: var(--faint); stroke: none }
 .n.logit rect { fill: var(--feature); stroke: none }
 .map .n.logit text { fill: var(--card); font-weight: 600 }
+.n.group rect, .n.feature rect { fill: var(--card); stroke: var(--feature); stroke-width: 1.5 }
+.map .n.group text { font-family: inherit; font-weight: 600; font-size: 13px }
 .n:hover circle, .n:hover path, .n:hover rect { stroke: var(--ink) }
 footer { color: var(--faint); font-size: 12.5px; padding: 4px 2px }
 """
