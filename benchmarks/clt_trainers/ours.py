@@ -33,8 +33,15 @@ config = tla.TrainingConfig(
 alone = Team(torch.device("cpu"))
 trainee = Trainee(config, args.layers, args.width, alone)
 optimiser = Optimiser(trainee, alone)
-batches = (Batch(x.transpose(0, 1), y.transpose(0, 1)) for x, y in data.batches())
-first = Batch(data.inputs.transpose(0, 1), data.outputs.transpose(0, 1))
+
+
+def by_layer(x: torch.Tensor, y: torch.Tensor) -> Batch:
+    """As the buffer of a run holds them: [layer, token, width]."""
+    return Batch(x.transpose(0, 1).contiguous(), y.transpose(0, 1).contiguous())
+
+
+batches = (by_layer(x, y) for x, y in data.batches())
+first = by_layer(data.inputs, data.outputs)
 units = scales.measure([Batch(first.inputs[:, :16_384], first.outputs[:, :16_384])], alone)
 idle = torch.zeros(args.layers, args.features, dtype=torch.long)
 clock = Clock()

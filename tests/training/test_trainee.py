@@ -139,8 +139,8 @@ def test_the_preactivation_term_pulls_dead_features_up_only() -> None:
     outcome = made(data, 0, dead)
     pre = data.inputs[0] @ made.W_enc[0][2] + made.b_enc[0][2]
     norm = made.W_dec[0][2].norm()
-    assert made._last is not None
-    least = made._last[0] / norm
+    assert made.last is not None
+    least = made.last[0] / norm
     expected = ((least - pre).relu() * norm).mean() / LAYERS
     torch.testing.assert_close(outcome.parts["preactivation"], expected.detach())
     outcome.loss.backward()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_attribution.training import sparse
+from tl_attribution.training import kernels, sparse
 from tl_attribution.training.distributed import DATA, FEATURES, Team
 from tl_attribution.training.sparse import Active
 
@@ -19,8 +19,7 @@ Pre = Float[Tensor, "token feature"]
 
 
 class Found(NamedTuple):
-    """Entries of one layer that may be active, ordered by token; ``rank`` decides which are.
-    ``dead`` holds the pre-activations of dead features, [token, dead]."""
+    """Entries of one layer that may be active, ordered by token; ``rank`` decides which are."""
 
     token: Int[Tensor, " found"]
     feature: Int[Tensor, " found"]
@@ -28,29 +27,34 @@ class Found(NamedTuple):
     rank: Float[Tensor, " found"]
     n_tokens: int
     n_features: int
-    dead: Float[Tensor, "token dead"]
 
     def above(self, least: float) -> tuple[Active, Tensor]:
         """Entries of at least this rank, and their pre-activations."""
-        keep = self.rank >= least
-        at = sparse.indexed(self.token[keep], self.feature[keep], self.n_tokens, self.n_features)
-        return at, self.pre[keep]
+        keep = (self.rank >= least).nonzero()[:, 0]
+        token, feature, pre = (
+            t.index_select(0, keep) for t in (self.token, self.feature, self.pre)
+        )
+        return sparse.indexed(token, feature, self.n_tokens, self.n_features), pre
 
 
-def found(
-    pre: Pre,
-    weight: Float[Tensor, " feature"],
-    mask: Bool[Tensor, "token feature"],
-    dead: Bool[Tensor, " feature"],
+def ranked(
+    at: Int[Tensor, " found"],
+    pre: Float[Tensor, " found"],
+    weight: Float[Tensor, " feature"] | None,
+    shape: torch.Size,
 ) -> Found:
-    """The entries of a mask; their rank is pre-activation · weight."""
-    tokens, features = pre.shape
-    at = mask.flatten().nonzero()[:, 0]  # half the time of finding pairs
+    """Entries at flat places of [token, feature]; their rank is pre-activation · weight, or the
+    pre-activation if there is none."""
+    tokens, features = shape
+    token, feature = split(at, features)
+    rank = pre if weight is None else pre * weight.index_select(0, feature)
+    return Found(token, feature, pre, rank, tokens, features)
+
+
+def split(at: Int[Tensor, " found"], features: int) -> tuple[Tensor, Tensor]:
+    """Token and feature of flat places."""
     token = at // features
-    feature = at - token * features
-    values = pre.flatten()[at]
-    rank = values * weight[feature]
-    return Found(token, feature, values, rank, tokens, features, pre[:, dead])
+    return token, at - token * features
 
 
 def batch_threshold(ranks: Float[Tensor, " found"], wanted: int, team: Team) -> float | None:
@@ -59,7 +63,7 @@ def batch_threshold(ranks: Float[Tensor, " found"], wanted: int, team: Team) -> 
     every = _join(ranks, wanted, team)
     if len(every) < wanted:
         return None
-    return float(every.kthvalue(len(every) - wanted + 1).values)
+    return kernels.of_rank(every, wanted)
 
 
 def _join(found: Tensor, wanted: int, team: Team) -> Tensor:

@@ -47,6 +47,7 @@ class _State(NamedTuple):
     step: int
     buffer: dict[str, int]
     loss_mean: float | None
+    thresholds: list[float] | None
 
 
 class Run:
@@ -159,7 +160,7 @@ class Run:
         tensors |= self.optimiser.tensors()
         if not self.team.first:
             return None
-        state = _State(self.step, self.buffer.state, self.loss_mean)
+        state = _State(self.step, self.buffer.state, self.loss_mean, self.trainee.last)
         return checkpoint.save(self.out, self.step, tensors, state._asdict())
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -167,6 +168,7 @@ class Run:
         self.step, self.loss_mean = saved.step, saved.loss_mean
         self.scales = scales.Scales(*(tensors[f"scales.{k}"] for k in scales.Scales._fields))
         self.idle = self.team.local(tensors["idle"], 1)
+        self.trainee.last = saved.thresholds
         self.optimiser.load(tensors, self.step)
         self.buffer.load_state(saved.buffer)
 

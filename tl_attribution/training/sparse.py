@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from tl_attribution.training import kernels
+
 DENSE_ABOVE = 0.1
 """Share of active entries from which dense products are faster than sparse ones."""
 
@@ -67,7 +69,7 @@ def active_among(mask: Tensor, columns: Tensor, n_features: int) -> Active:
 
 def indexed(token: Tensor, feature: Tensor, n_tokens: int, n_features: int) -> Active:
     """Entries by token and feature, ordered by token."""
-    order = torch.argsort(feature, stable=True)
+    order = kernels.order(feature, n_features)
     return Active(token, feature, order, _starts(token, n_tokens), _starts(feature, n_features))
 
 
@@ -100,9 +102,15 @@ def products(at: Active, rows: Tensor, table: Tensor) -> Tensor:
     """rows[token] · table[feature] for every entry: [active] from [token, d] and [feature, d]."""
     if at.dense:
         return (rows @ table.T)[at.token, at.feature]
+    return dots(at.token, at.feature, rows, table)
+
+
+def dots(token: Tensor, feature: Tensor, rows: Tensor, table: Tensor) -> Tensor:
+    """rows[token] · table[feature] for pairs that are ordered by token, [pair]."""
     # The gradient of embedding_bag with respect to its weights is just this.
+    start = _starts(token, len(rows))
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        rows, table, at.feature, at.token_start, at.token, 0
+        rows, table, feature, start, token, 0
     )
 
 

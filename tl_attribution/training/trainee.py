@@ -13,14 +13,14 @@ from tl_attribution.dictionaries.activations import Activation, JumpReLU, ReLU, 
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.transcoder import LayerWeights, Transcoder
 from tl_attribution.dictionaries.transcoders import TranscoderSet
-from tl_attribution.training import choose, losses, sparse
+from tl_attribution.training import choose, losses, search, sparse
 from tl_attribution.training.buffer import Batch
 from tl_attribution.training.config import TrainingConfig
 from tl_attribution.training.distributed import DATA, FEATURES, Team
 from tl_attribution.training.scales import Scales
 from tl_attribution.training.sparse import Active
 
-HINT = 0.8
+HINT = 0.93
 """The next threshold is searched for above this share of the last one."""
 SAMPLE = 64
 """Tokens from which the first threshold is guessed."""
@@ -37,12 +37,10 @@ class Outcome(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """Entries of one layer that are computed: their places and pre-activations [active], and the
-    pre-activations of its dead features [token, dead]."""
+    """Entries of one layer that are computed: their places and pre-activations [active]."""
 
     at: Active
     values: Tensor
-    dead: Tensor
 
 
 class Trainee(nn.Module):
@@ -69,7 +67,8 @@ class Trainee(nn.Module):
         if config.activation == "jumprelu":
             start = torch.full((n_layers, self.n_features), max(config.threshold, 1e-6)).log()
             self.log_threshold = nn.Parameter(start)
-        self._last: list[float] | None = None
+        self.last: list[float] | None = None
+        """BatchTopK's thresholds of the step before, of each layer."""
         self.to(team.device)
 
     def __iter__(self):
@@ -98,7 +97,7 @@ class Trainee(nn.Module):
         """The loss of one batch, in normalised units. ``dead`` marks features that AuxK and the
         pre-activation loss should bring back."""
         c = self.config
-        layers = self._encode(batch.inputs, step, dead)
+        layers = self._encode(batch.inputs, step)
         acts = [self._gate(layer, made) for layer, made in enumerate(layers)]
         written = sparse.decode([made.at for made in layers], acts, list(self.W_dec))
         recon = self.team.sum_features(written) + self.b_dec[:, None]
@@ -112,7 +111,7 @@ class Trainee(nn.Module):
             penalty = losses.tanh_penalty(ats, acts, list(self.W_dec), c.tanh_scale)
             parts["sparsity"] = c.sparsity_at(step) * self._over_shards(penalty)
         if (c.aux_k or c.preactivation) and self.team.any(bool(dead.any())):
-            parts |= self._revive(batch, layers, error.detach(), dead)
+            parts |= self._revive(batch.inputs, error.detach(), dead)
         return Outcome(
             loss=torch.stack(list(parts.values())).sum(),
             parts={name: part.detach() for name, part in parts.items()},
@@ -120,57 +119,46 @@ class Trainee(nn.Module):
             active=torch.stack([_count(m.at, a) for m, a in zip(layers, acts, strict=True)]),
         )
 
-    def _encode(self, inputs: Tensor, step: int, dead: Tensor) -> list[_Layer]:
+    def _encode(self, inputs: Tensor, step: int) -> list[_Layer]:
         with torch.no_grad():
-            found, thresholds = self._choose(inputs, step, dead)
+            found, thresholds = self._choose(inputs, step)
         made = []
         for layer, (some, least) in enumerate(zip(found, thresholds, strict=True)):
             at, pre = some.above(least)
             W, b = self.W_enc[layer], self.b_enc[layer]
-            values = sparse.Encode.apply(at, inputs[layer], W, b, pre)
-            made.append(_Layer(at, values, some.dead))
+            made.append(_Layer(at, sparse.Encode.apply(at, inputs[layer], W, b, pre)))
         return made
 
-    def _choose(
-        self, inputs: Tensor, step: int, dead: Tensor
-    ) -> tuple[list[choose.Found], list[float]]:
+    def _choose(self, inputs: Tensor, step: int) -> tuple[list[choose.Found], list[float]]:
         """Entries that may be active, and the least rank of each layer's that are."""
         exact = [0.0] * self.n_layers
         if self.config.activation != "batchtopk":
-            return self._find(inputs, step, dead, exact), [-math.inf] * self.n_layers
-        found = self._find(inputs, step, dead, self._hints(inputs, step, dead))
+            return self._find(inputs, step, exact), [-math.inf] * self.n_layers
+        found = self._find(inputs, step, self._hints(inputs, step))
         thresholds = self._thresholds(found, step)
         if None in thresholds:  # the guess was too high, or there are no more
-            found = self._find(inputs, step, dead, exact)
+            found = self._find(inputs, step, exact)
             thresholds = self._thresholds(found, step)
-        self._last = [choose.TINY if t is None else t for t in thresholds]
-        return found, self._last
+        self.last = [choose.TINY if t is None else t for t in thresholds]
+        return found, self.last
 
-    def _find(
-        self, inputs: Tensor, step: int, dead: Tensor, hints: list[float]
-    ) -> list[choose.Found]:
-        """Entries that may be active, a layer's dense pre-activations in memory at a time."""
-        out = []
+    def _find(self, inputs: Tensor, step: int, hints: list[float]) -> list[choose.Found]:
+        """Entries that may be active: above the hint, or as the activation has it."""
+        kind, out = self.config.activation, []
         for layer in self:
-            pre = self._dense(layer, inputs[layer])
-            weight = torch.ones((), device=pre.device)
-            if self.config.activation == "batchtopk":
+            weight, least, k = None, torch.zeros_like(self.b_enc[layer]), None
+            if kind == "batchtopk":
                 weight = self._norm(layer)
-                mask = pre > hints[layer] / weight.clamp(min=1e-12)
-            elif self.config.activation == "topk":
-                mask = pre >= choose.token_threshold(pre, self.config.k_at(step), self.team)
-            elif self.config.activation == "jumprelu":
-                mask = pre > self.log_threshold[layer].exp() - self.config.bandwidth / 2
-            else:
-                mask = pre > 0
-            out.append(choose.found(pre, weight.expand(pre.shape[1]), mask, dead[layer]))
+                least = hints[layer] / weight.clamp(min=1e-12)
+            elif kind == "jumprelu":
+                least = self.log_threshold[layer].exp() - self.config.bandwidth / 2
+            elif kind == "topk":
+                k = self.config.k_at(step)
+            encoder = search.Encoder(self.W_enc[layer], self.b_enc[layer], self.config.dtype)
+            at, pre = search.above(inputs[layer], encoder, least, k, self.team)
+            shape = torch.Size([inputs.shape[1], self.n_features])
+            out.append(choose.ranked(at, pre, weight, shape))
         return out
-
-    def _dense(self, layer: int, x: Tensor) -> Tensor:
-        W, b = self.W_enc[layer], self.b_enc[layer]
-        if self.config.dtype == "bfloat16":
-            return (x.bfloat16() @ W.bfloat16().T).float() + b
-        return torch.addmm(b, x, W.T)
 
     def _norm(self, layer: int) -> Tensor:
         """Length of all that each feature writes, [feature]."""
@@ -178,12 +166,12 @@ class Trainee(nn.Module):
 
     # BatchTopK: the largest activations · decoder norms of a batch, over all layers or in each
 
-    def _hints(self, inputs: Tensor, step: int, dead: Tensor) -> list[float]:
+    def _hints(self, inputs: Tensor, step: int) -> list[float]:
         """A guess below the thresholds, the same in every process, which keeps most entries from
         being looked at: what lies below a guess that proves too low is never active."""
-        if self._last is not None:
-            return [HINT * t for t in self._last]
-        some = self._find(inputs[:, :SAMPLE], step, dead, [0.0] * self.n_layers)
+        if self.last is not None:
+            return [HINT * t for t in self.last]
+        some = self._find(inputs[:, :SAMPLE], step, [0.0] * self.n_layers)
         wanted = self.config.k_at(step) * some[0].n_tokens
         least = [
             float(found.rank.topk(wanted).values[-1]) if len(found.rank) > wanted else 0.0
@@ -204,9 +192,7 @@ class Trainee(nn.Module):
     @torch.no_grad()
     def thresholds(self, inputs: Float[Tensor, "layer token d_model"]) -> Float[Tensor, " layer"]:
         """BatchTopK's thresholds on one batch, in units of activation · decoder norm."""
-        shape = (self.n_layers, self.n_features)
-        nothing = torch.zeros(shape, dtype=torch.bool, device=inputs.device)
-        _, least = self._choose(inputs, self.config.steps, nothing)
+        _, least = self._choose(inputs, self.config.steps)
         return torch.tensor(least, device=inputs.device)
 
     def _gate(self, layer: int, made: _Layer) -> Tensor:
@@ -215,34 +201,40 @@ class Trainee(nn.Module):
         threshold = self.log_threshold[layer].exp()[made.at.feature]
         return losses.JumpGate.apply(made.values, threshold, self.config.bandwidth)
 
-    def _revive(
-        self, batch: Batch, layers: list[_Layer], missing: Tensor, dead: Tensor
-    ) -> dict[str, Tensor]:
+    def _revive(self, inputs: Tensor, missing: Tensor, dead: Tensor) -> dict[str, Tensor]:
         c, parts = self.config, {}
+        columns = [dead[layer].nonzero()[:, 0] for layer in self]
+        pres = [
+            torch.addmm(self.b_enc[layer][index], inputs[layer], self.W_enc[layer][index].T)
+            for layer, index in enumerate(columns)
+        ]
         if c.aux_k:
-            ats, values = [], []
-            for layer, made in enumerate(layers):
-                columns = dead[layer].nonzero()[:, 0]
-                mask = made.dead >= choose.token_threshold(made.dead, c.aux_k, self.team)
-                at = sparse.active_among(mask, columns, self.n_features)
-                ats.append(at)
-                W, b = self.W_enc[layer], self.b_enc[layer]
-                chosen = made.dead[mask]
-                values.append(sparse.Encode.apply(at, batch.inputs[layer], W, b, chosen))
-            made_up = self.team.sum_features(sparse.decode(ats, values, list(self.W_dec)))
+            made_up = self._reconstruct_with(columns, pres, inputs)
             size = self.team.total(missing.square().mean((1, 2)), DATA) / self.team.n_data
             parts["aux"] = c.aux * losses.relative_error(made_up, missing, size)
         if c.preactivation:
-            total = sum(self._push(layer, batch.inputs[layer], dead[layer]) for layer in self)
-            assert isinstance(total, Tensor)
-            parts["preactivation"] = c.preactivation * self._over_shards(total / self.n_layers)
+            each = [self._push(layer, columns[layer], pres[layer]) for layer in self]
+            total = self._over_shards(torch.stack(each).mean())
+            parts["preactivation"] = c.preactivation * total
         return parts
 
-    def _push(self, layer: int, x: Tensor, dead: Tensor) -> Tensor:
+    def _reconstruct_with(
+        self, columns: list[Tensor], pres: list[Tensor], inputs: Tensor
+    ) -> Tensor:
+        """What the most active of the given features would write, [layer, token, d_model]."""
+        ats, values = [], []
+        for layer, (index, pre) in enumerate(zip(columns, pres, strict=True)):
+            held = pre.detach()
+            mask = held >= choose.token_threshold(held, self.config.aux_k, self.team)
+            at = sparse.active_among(mask, index, self.n_features)
+            W, b = self.W_enc[layer], self.b_enc[layer]
+            ats.append(at)
+            values.append(sparse.Encode.apply(at, inputs[layer], W, b, held[mask]))
+        return self.team.sum_features(sparse.decode(ats, values, list(self.W_dec)))
+
+    def _push(self, layer: int, index: Tensor, pre: Tensor) -> Tensor:
         """Mean over tokens of Σ relu(least − pre) · ‖W_dec,i‖ over dead features, ``least`` being
         what makes a feature active."""
-        index = dead.nonzero()[:, 0]
-        pre = torch.addmm(self.b_enc[layer][index], x, self.W_enc[layer][index].T)
         norm = self._norm(layer)[index]  # constant, or decoders would shrink instead
         return ((self._least(layer)[index] - pre).relu() * norm).sum(1).mean()
 
@@ -250,7 +242,7 @@ class Trainee(nn.Module):
         """The pre-activation above which each feature is active, [feature]."""
         if self.config.activation == "jumprelu":
             return self.log_threshold[layer].exp()
-        least = self._last[layer] if self._last is not None else 0.0
+        least = self.last[layer] if self.last is not None else 0.0
         return least / self._norm(layer).clamp(min=1e-12)
 
     def _over_shards(self, term: Tensor) -> Tensor:

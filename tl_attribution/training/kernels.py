@@ -1,0 +1,44 @@
+"""Steps that numpy does several times as fast as PyTorch on a CPU, and PyTorch everywhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor
+
+
+def greater(
+    values: Num[Tensor, "token feature"], least: Num[Tensor, " feature"]
+) -> Bool[Tensor, "token feature"]:
+    """Which values are above their feature's least."""
+    if values.device.type != "cpu":
+        return values > least
+    return torch.from_numpy(np.greater(values.numpy(), least.numpy()))
+
+
+def order(index: Int[Tensor, " n"], below: int) -> Int[Tensor, " n"]:
+    """What sorts an index whose values lie under ``below``; equal ones keep their order."""
+    if index.device.type != "cpu" or below > 1 << 16:
+        return torch.argsort(index, stable=True)
+    short = index.numpy().astype(np.uint16)  # numpy sorts 16 bits by radix
+    return torch.from_numpy(np.argsort(short, kind="stable"))
+
+
+def of_rank(values: Float[Tensor, " n"], rank: int) -> float:
+    """The value of number ``rank`` from the largest, which is 1."""
+    place = len(values) - rank
+    if values.device.type != "cpu":
+        return float(values.kthvalue(place + 1).values)
+    return float(np.partition(values.numpy(), place)[place])
+
+
+def places(mask: Bool[Tensor, "token feature"]) -> Int[Tensor, " found"]:
+    """Where a mask is set, as if it were flat. Looks at eight entries at a time, most of which are
+    all unset."""
+    flat = mask.flatten()
+    if len(flat) % 8:
+        return flat.nonzero()[:, 0]
+    words = flat.view(torch.int64).nonzero()[:, 0]
+    word, entry = flat.view(-1, 8).index_select(0, words).nonzero().unbind(1)
+    return words.index_select(0, word) * 8 + entry

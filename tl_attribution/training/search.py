@@ -1,0 +1,83 @@
+"""Where pre-activations are above a threshold, and what they are there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_attribution.training import choose, kernels, screen, sparse
+from tl_attribution.training.distributed import Team
+
+AT_ONCE = {"cpu": 1 << 21}
+"""Pre-activations of one layer that are in memory at a time: on a CPU few enough for its cache."""
+MANY = 1 << 28
+"""The same on any other device."""
+
+
+class Encoder(NamedTuple):
+    """One layer's encoder, and the type that products are computed in."""
+
+    W: Float[Tensor, "feature d_model"]
+    b: Float[Tensor, " feature"]
+    dtype: str
+
+
+def above(
+    x: Float[Tensor, "token d_model"],
+    encoder: Encoder,
+    least: Float[Tensor, " feature"],
+    k: int | None,
+    team: Team,
+) -> tuple[Tensor, Tensor]:
+    """Flat places in [token, feature] at which a pre-activation is above its feature's least, and
+    the pre-activations, [found] each; of these, with ``k``, the k largest of each token."""
+    features = len(encoder.b)
+    few = k is None and bool(least.mean() > 0)  # otherwise half of all would pass
+    serves = few and encoder.dtype == "float32" and screen.serves(x)
+    integers = screen.rounded(encoder.W) if serves else None
+    places, values, first = [], [], 0
+    for part in x.split(max(1, AT_ONCE.get(x.device.type, MANY) // features)):
+        at, pre = _above(part, encoder, least, k, integers, team)
+        places.append(at + first)
+        values.append(pre)
+        first += len(part) * features
+    if len(places) == 1:
+        return places[0], values[0]
+    return torch.cat(places), torch.cat(values)
+
+
+def _above(
+    x: Tensor,
+    encoder: Encoder,
+    least: Tensor,
+    k: int | None,
+    integers: screen.Rounded | None,
+    team: Team,
+) -> tuple[Tensor, Tensor]:
+    W, b, _ = encoder
+    may = None if integers is None else screen.above(x, integers, least - b)
+    if may is not None:
+        at = kernels.places(may)
+        token, feature = choose.split(at, len(b))
+        pre = sparse.dots(token, feature, x, W) + b.index_select(0, feature)
+        keep = (pre > least.index_select(0, feature)).nonzero()[:, 0]
+        return at.index_select(0, keep), pre.index_select(0, keep)
+    dense = _product(x, encoder)
+    if k is None:
+        mask = kernels.greater(dense, least - b)
+    else:
+        whole = dense + b
+        mask = whole >= choose.token_threshold(whole, k, team)
+    at = kernels.places(mask)
+    pre = dense.flatten().index_select(0, at)
+    return at, pre + b.index_select(0, choose.split(at, len(b))[1])
+
+
+def _product(x: Tensor, encoder: Encoder) -> Tensor:
+    """All pre-activations of a layer, without the bias, [token, feature]."""
+    if encoder.dtype == "bfloat16":
+        return (x.bfloat16() @ encoder.W.bfloat16().T).float()
+    return x @ encoder.W.T
