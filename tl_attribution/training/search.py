@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_attribution.training import choose, kernels, screen, sparse
+from tl_attribution.training import choose, kernels
 from tl_attribution.training.distributed import Team
 
 AT_ONCE = {"cpu": 1 << 21}
@@ -35,12 +35,9 @@ def above(
     """Flat places in [token, feature] at which a pre-activation is above its feature's least, and
     the pre-activations, [found] each; of these, with ``k``, the k largest of each token."""
     features = len(encoder.b)
-    few = k is None and bool(least.mean() > 0)  # otherwise half of all would pass
-    serves = few and encoder.dtype == "float32" and screen.serves(x)
-    integers = screen.rounded(encoder.W) if serves else None
     places, values, first = [], [], 0
     for part in x.split(max(1, AT_ONCE.get(x.device.type, MANY) // features)):
-        at, pre = _above(part, encoder, least, k, integers, team)
+        at, pre = _above(part, encoder, least, k, team)
         places.append(at + first)
         values.append(pre)
         first += len(part) * features
@@ -50,21 +47,9 @@ def above(
 
 
 def _above(
-    x: Tensor,
-    encoder: Encoder,
-    least: Tensor,
-    k: int | None,
-    integers: screen.Rounded | None,
-    team: Team,
+    x: Tensor, encoder: Encoder, least: Tensor, k: int | None, team: Team
 ) -> tuple[Tensor, Tensor]:
-    W, b, _ = encoder
-    may = None if integers is None else screen.above(x, integers, least - b)
-    if may is not None:
-        at = kernels.places(may)
-        token, feature = choose.split(at, len(b))
-        pre = sparse.dots(token, feature, x, W) + b.index_select(0, feature)
-        keep = (pre > least.index_select(0, feature)).nonzero()[:, 0]
-        return at.index_select(0, keep), pre.index_select(0, keep)
+    b = encoder.b
     dense = _product(x, encoder)
     if k is None:
         mask = kernels.greater(dense, least - b)
