@@ -1,5 +1,5 @@
 """SAELens: cross-layer transcoders as an architecture of its, its transcoders and releases as
-dictionaries, its bridge as a host, and its activation store for training where it serves.
+dictionaries, its models as hosts, and its activation store for training where it serves.
 :func:`install` runs when sae_lens is imported."""
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ def install(module: ModuleType) -> None:
     """Register all of it. Installing twice changes nothing."""
     from tl_attribution.dictionaries.sources import register_source
     from tl_attribution.plugins.sae_lens.cross_layer import register
+    from tl_attribution.plugins.sae_lens.hooked import SaeHookedHost
     from tl_attribution.plugins.sae_lens.releases import SOURCE
     from tl_attribution.plugins.sae_lens.store import reader
     from tl_attribution.replacement.host import register_host
@@ -24,6 +25,7 @@ def install(module: ModuleType) -> None:
     register_reader(reader)
     register_source(SOURCE)
     register()
+    register_host(module.HookedSAETransformer, SaeHookedHost)
     if hasattr(module, "SAETransformerBridge"):  # with transformer-lens 3
         from tl_attribution.plugins.sae_lens.bridge import SaeBridgeHost
 

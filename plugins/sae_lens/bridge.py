@@ -1,8 +1,9 @@
 """SAELens's SAETransformerBridge as a host.
 
-Its ``hook_dict`` leaves out the names of TransformerLens that TransformerBridge adds to its own,
-such as blocks.0.hook_resid_pre for blocks.0.hook_in, so a run would ignore a hook of such a name and
-say nothing. Here each hook is asked for by the bridge's own name.
+Its ``hook_dict`` leaves out the names of TransformerLens that TransformerBridge's has, such as
+blocks.0.hook_resid_pre for blocks.0.hook_in, and the hook it puts back where an SAE was attached
+has lost its full name. A run ignores hooks of such names and says nothing. Here each hook has its
+full name and is asked for by it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from sae_lens import SAETransformerBridge
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from tl_attribution.plugins.sae_lens.hooked import check_nothing_attached
 from tl_attribution.plugins.transformer_lens.bridge import BridgeHost
 from tl_attribution.replacement.sites import ReadSite, WriteSite
 
@@ -22,9 +24,13 @@ class Named:
     """The model, with runs that know each hook by all its names."""
 
     def __init__(self, model: SAETransformerBridge) -> None:
-        hooks = super(SAETransformerBridge, model).hook_dict
         self.model = model
-        self.own = {name: str(h.name) for name, h in hooks.items() if isinstance(h, HookPoint)}
+        hooks = model.hook_dict
+        for name, hook in hooks.items():
+            if hook.name not in hooks:
+                hook.name = name
+        known = super(SAETransformerBridge, model).hook_dict
+        self.own = {name: str(h.name) for name, h in known.items() if isinstance(h, HookPoint)}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -51,6 +57,7 @@ class SaeBridgeHost(BridgeHost):
     """A SAETransformerBridge as :class:`~tl_attribution.replacement.host.Host`."""
 
     def __init__(self, model: SAETransformerBridge) -> None:
+        check_nothing_attached(model)
         super().__init__(Named(model))
 
     def plain_hooks(self, read: ReadSite, write: WriteSite) -> tuple[list[str], list[str]] | None:

@@ -287,7 +287,9 @@ class TransformerLensHost(abc.ABC):
             for handle in handles:
                 handle.remove()
         if kept := set(range(self.n_layers)) - replaced:
-            raise UnsupportedModelError(f"{self.name} ignored what replaces its MLPs {kept}")
+            raise UnsupportedModelError(
+                f"{self.name} ignored what replaces its MLPs in layers {sorted(kept)}"
+            )
         return logits[0].to(self.compute_dtype)
 
     # Snapshot
