@@ -1,14 +1,46 @@
-"""SAELens: its activation store reads activations for training where it serves. :func:`install`
-runs when sae_lens is imported."""
+"""SAELens: cross-layer transcoders as an architecture of its, its transcoders and releases as
+dictionaries, its models as hosts, and its activation store for training where it serves.
+:func:`install` runs when sae_lens is imported."""
 
 from __future__ import annotations
 
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tl_attribution.dictionaries.base import Dictionary
+    from tl_attribution.plugins.sae_lens.cross_layer import CrossLayerTranscoderSAE
 
 
 def install(module: ModuleType) -> None:
-    """Offer the store to the trainer. Installing twice changes nothing."""
+    """Register all of it. Installing twice changes nothing."""
+    from tl_attribution.dictionaries.sources import register_source
+    from tl_attribution.plugins.sae_lens.cross_layer import register
+    from tl_attribution.plugins.sae_lens.hooked import SaeHookedHost
+    from tl_attribution.plugins.sae_lens.releases import SOURCE
     from tl_attribution.plugins.sae_lens.store import reader
+    from tl_attribution.replacement.host import register_host
     from tl_attribution.training.reading import register_reader
 
     register_reader(reader)
+    register_source(SOURCE)
+    register()
+    register_host(module.HookedSAETransformer, SaeHookedHost)
+    if hasattr(module, "SAETransformerBridge"):  # with transformer-lens 3
+        from tl_attribution.plugins.sae_lens.bridge import SaeBridgeHost
+
+        register_host(module.SAETransformerBridge, SaeBridgeHost)
+
+
+def to_sae_lens(dictionary: Dictionary) -> CrossLayerTranscoderSAE:
+    """A cross-layer transcoder as an SAE of SAELens, its weights copied; ``tla.load_dictionary``
+    gives it back. Raises InputError for dictionaries of another kind."""
+    from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
+    from tl_attribution.errors import InputError
+    from tl_attribution.plugins.sae_lens.cross_layer import CrossLayerTranscoderSAE
+
+    if not isinstance(dictionary, CrossLayerTranscoder):
+        raise InputError(
+            f"only a cross-layer transcoder becomes one SAE of SAELens; this is a {dictionary!r}"
+        )
+    return CrossLayerTranscoderSAE.from_dictionary(dictionary)

@@ -259,6 +259,7 @@ class TransformerLensHost(abc.ABC):
     ) -> Float[Tensor, "position vocab"]:
         """Logits of a run with every MLP's output replaced."""
         seen: dict[int, Tensor] = {}
+        replaced: set[int] = set()
         hooks: list[tuple[str, Callable[..., Any]]] = []
         handles = []
         for layer in range(self.n_layers):
@@ -267,6 +268,7 @@ class TransformerLensHost(abc.ABC):
                 seen[layer] = self._at_site(layer, tensor[0].to(self.compute_dtype), read)
 
             def edit(tensor: Tensor, hook: Any = None, *, layer: int = layer) -> Tensor:
+                replaced.add(layer)
                 made = replace(layer, seen[layer], tensor[0].to(self.compute_dtype))
                 return made[None].to(tensor)
 
@@ -284,6 +286,10 @@ class TransformerLensHost(abc.ABC):
         finally:
             for handle in handles:
                 handle.remove()
+        if kept := set(range(self.n_layers)) - replaced:
+            raise UnsupportedModelError(
+                f"{self.name} ignored what replaces its MLPs in layers {sorted(kept)}"
+            )
         return logits[0].to(self.compute_dtype)
 
     # Snapshot

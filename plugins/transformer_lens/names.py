@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tl_attribution.errors import NotFoundError, nearest
+import re
+
+from tl_attribution.errors import InputError, NotFoundError, nearest
 from tl_attribution.replacement.sites import ReadSite, WriteSite
 
 READ_SITES = {
@@ -41,3 +43,12 @@ def write_site(hook: str) -> WriteSite:
 def block(layer: int, hook: str) -> str:
     """A block's hook."""
     return f"blocks.{layer}.{hook}"
+
+
+def split(name: str) -> tuple[int, str]:
+    """Layer and hook of a block's hook, as :func:`block` joins them. Raises InputError for any
+    other name."""
+    parts = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+    if parts is None:
+        raise InputError(f"{name!r} is no hook of a block, such as 'blocks.0.mlp.hook_in'")
+    return int(parts[1]), parts[2]

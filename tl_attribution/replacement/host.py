@@ -114,10 +114,12 @@ def loader() -> LoadModel | None:
 
 
 def host_for(model: Any) -> Host:
-    """The adapter for a model. Raises UnsupportedModelError if no plugin serves its type."""
-    for model_type, adapter in reversed(_ADAPTERS):
-        if isinstance(model, model_type):
-            return adapter(model)
+    """The adapter for a model, that of the nearest class it inherits from. Raises
+    UnsupportedModelError if no plugin serves its type."""
+    adapters = dict(_ADAPTERS)
+    for model_type in type(model).__mro__:
+        if model_type in adapters:
+            return adapters[model_type](model)
     served = ", ".join(sorted(t.__name__ for t, _ in _ADAPTERS)) or "none (import transformer_lens)"
     raise UnsupportedModelError(
         f"a {type(model).__module__}.{type(model).__qualname__} cannot be traced; models served by "
