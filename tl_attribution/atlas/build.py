@@ -39,7 +39,7 @@ class Schedule(NamedTuple):
     threads: int = 2
 
 
-SECOND = Schedule(steps=700, learning_rate=8e-4, warmup=50, seed=1)
+SECOND = Schedule(steps=1600, learning_rate=6e-4, warmup=100, seed=1)
 """After the lookup was put in front."""
 
 

@@ -4,7 +4,7 @@ The first stage learns a token embedding in which "Dallas" lies near "Texas", so
 copies the answer past the MLPs and no dictionary can show the step in between. Here the embedding
 of every token but the numbers is replaced by a small random one that stays as it is, and a block is
 put in front whose MLP is fitted to look up what the learned embedding said: of a city, only where
-it lies. Both stay as they are while the rest is trained on.
+it lies. Later training then runs on the whole model.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tl_attribution.atlas.tables import COUNTRIES, STATES
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-STD = 0.05
-"""Of the random embedding, about half that of the learned one: enough to tell tokens apart."""
-FIT_STEPS, FIT_BATCH, FIT_RATE = 3000, 4096, 3e-3
+STD = 0.04
+"""Of the random embedding, half that of the learned one: enough to tell tokens apart."""
+FIT_STEPS, FIT_BATCH, FIT_RATE = 2500, 4096, 3e-3
 POSITIONS = 16
 """Positions the lookup is fitted at."""
 
@@ -42,7 +42,6 @@ def add_lookup(
     wanted = _where_cities_lie(embedding, encode)
     wanted[numbers] = 0.0
     _fit(model, wanted, quiet=quiet)
-    model.transformer.h[0].requires_grad_(False)
     return model
 
 
