@@ -120,7 +120,7 @@ def load(where: str) -> Graph:
     if entry.ref is not None:
         raise FormatError(f"wandb:{where} only refers to a file elsewhere, which is not opened")
     with TemporaryDirectory() as folder:
-        file = _asked(where, lambda: entry.download(folder, skip_cache=True))
+        file = _asked(where, lambda: artifact.get_entry(FILE).download(folder, skip_cache=True))
         try:
             return storage.load_graph(Path(file))
         except FormatError as error:

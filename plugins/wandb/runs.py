@@ -16,9 +16,9 @@ from tl_attribution.errors import InputError
 RESERVED = "/\\#?%:"
 """Characters that wandb allows in no name of an entity or project."""
 
-FINISH = 3600
-"""Seconds that the end of a run waits for what is still to be uploaded. By itself wandb waits for
-as long as its retries last."""
+FINISH = 1800
+"""Seconds that the end of a run waits for what is still to be uploaded. By itself wandb 0.31 was
+still waiting for a server that had gone away after 49 minutes."""
 
 
 def address(where: str) -> tuple[str | None, str | None]:

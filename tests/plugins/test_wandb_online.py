@@ -216,7 +216,7 @@ def test_a_server_that_goes_away_costs_warnings_and_not_the_training(
 
 
 @pytest.mark.skipif(not BOUNDED, reason="this wandb waits until its retries end")
-def test_the_end_of_a_run_waits_for_an_hour_unless_a_person_says_otherwise(
+def test_the_end_of_a_run_waits_for_so_long_unless_a_person_says_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("WANDB_FINISH_TIMEOUT", raising=False)
