@@ -130,7 +130,7 @@ def load(where: str) -> Graph:
 def _asked(where: str, ask: Callable[[], Any]) -> Any:
     try:
         return ask()
-    except (wandb.Error, ValueError, OSError) as error:  # OSError: those of requests, too
+    except Exception as error:  # wandb raises of many families, some without a common base
         said = " ".join(str(error).split())
         raise NotFoundError(
             f"wandb does not give wandb:{where}: {said}. Is it ENTITY/PROJECT/NAME:VERSION, and "

@@ -179,11 +179,11 @@ def test_a_server_that_is_away_for_a_while_misses_nothing(
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "300")
     watcher.on_start(about(tmp_path, "run3"))
     watcher.on_record(record(10))
-    server.status = 500
-    watcher.on_record(record(20))
-    server.status = None
-    watcher.on_record(record(30))
+    server.refusals = 3
+    for step in (20, 30):
+        watcher.on_record(record(step))
     watcher.on_end(None)
+    assert server.refusals == 0
     assert [row["_step"] for row in server.runs["run3"].history] == [10, 20, 30]
 
 

@@ -37,6 +37,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Content-Encoding") == "gzip":
             raw = gzip.decompress(raw)
         status = self.state.status
+        if self.state.refusals > 0 and not self.path.startswith("/sdk/"):
+            self.state.refusals, status = self.state.refusals - 1, 500
         if self.state.gone:
             self.close_connection = True
             return

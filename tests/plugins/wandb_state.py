@@ -83,6 +83,8 @@ class State:
         """Every operation and every other request, in order."""
         self.status: int | None = None
         """If set, every request is answered with this status and changes nothing."""
+        self.refusals = 0
+        """So many requests are answered with 500 before the server is well again."""
         self.gone = False
         self.go_away: Callable[[], None] = lambda: None
 
