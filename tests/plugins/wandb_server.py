@@ -91,7 +91,8 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith("/storage/"):
             content = self.state.storage.get(path.removeprefix("/storage/"))
         else:
-            _, _, entity, digest = path.split("/")
+            _, layout, *at = path.split("/")  # /artifacts/entity/digest, or V2's longer form
+            entity, digest = (at[1], at[-2]) if layout == "artifactsV2" else at
             content = self.state.by_digest(entity, digest) if self._known() else None
         return (404, b"") if content is None else (200, content)
 
