@@ -111,6 +111,7 @@ def load(where: str) -> Graph:
             f"wandb:{where} names no artifact; give wandb:ENTITY/PROJECT/NAME:VERSION, as in "
             "wandb:my-team/my-project/graph-fact-0a1b2c3d:v0"
         )
+    where = where if ":" in where else f"{where}:latest"
     artifact = _asked(where, lambda: wandb.Api().artifact(where))
     entries = _asked(where, lambda: artifact.manifest.entries)
     entry = entries.get(FILE)
