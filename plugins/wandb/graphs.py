@@ -75,8 +75,8 @@ def _log(graph: Graph, run: wandb.Run) -> str | None:
 
 def _numbers(graph: Graph) -> dict[str, float]:
     scores, kinds = graph.scores(), ("feature", "error", "logit")
-    sizes = {f"{kind}s": int(graph.nodes.is_kind(kind).sum()) for kind in kinds}
-    return {**scores._asdict(), "residual": graph.residual(), "edges": graph.n_edges, **sizes}
+    sizes = {f"n_{kind}s": int(graph.nodes.is_kind(kind).sum()) for kind in kinds}
+    return {**scores._asdict(), "residual": graph.residual(), "n_edges": graph.n_edges, **sizes}
 
 
 def _tables(graph: Graph) -> dict[str, wandb.Table]:

@@ -78,7 +78,7 @@ def test_a_graph_comes_back_by_its_address(logged: Logged) -> None:
 
 def test_scores_and_residual_are_in_the_summary(logged: Logged) -> None:
     graph = hostile_graph()
-    expected = {**graph.scores()._asdict(), "residual": graph.residual(), "edges": graph.n_edges}
+    expected = {**graph.scores()._asdict(), "residual": graph.residual(), "n_edges": graph.n_edges}
     found = {name: logged.run.summary[f"graph/{name}"] for name in expected}
     assert found == pytest.approx(expected)
     assert logged.run.summary["graph/prompt"] == printable(graph.about.prompt)
