@@ -20,6 +20,7 @@ from .graph.graph import Certificate as Certificate
 from .graph.graph import Graph as Graph
 from .graph.nodes import Node as Node
 from .graph.storage import load_graph as load_graph
+from .graph.stores import log_graph as log_graph
 from .graph.supernodes import Supernodes as Supernodes
 from .models import load_model as load_model
 from .models import neurons as neurons

@@ -1,20 +1,23 @@
 """Weights & Biases: offers the callback ``wandb:project`` or ``wandb:entity/project``, which logs a
-training run. :func:`install` runs when wandb is imported."""
+training run, and logs graphs and brings them back. :func:`install` runs when wandb is imported."""
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tl_attribution.graph.graph import Graph
     from tl_attribution.training.callbacks import Callback
 
 
 def install(module: ModuleType) -> None:
-    """Offer the callback. Installing twice changes nothing."""
+    """Offer the callback and the graphs. Installing twice changes nothing."""
+    from tl_attribution.graph.stores import GraphStore, register_graph_store
     from tl_attribution.training.callbacks import register_callback
 
     register_callback("wandb", make)
+    register_graph_store("wandb", GraphStore(check, log, load))
 
 
 def make(where: str) -> Callback:
@@ -23,3 +26,24 @@ def make(where: str) -> Callback:
     from tl_attribution.plugins.wandb.callback import WandbCallback
 
     return WandbCallback(where)
+
+
+def check(where: str) -> None:
+    """Raises InputError if ``where`` is neither ``project`` nor ``entity/project``."""
+    from tl_attribution.plugins.wandb.runs import address
+
+    address(where)
+
+
+def log(graph: Graph, run: Any) -> str | None:
+    """See :func:`tl_attribution.plugins.wandb.graphs.log`."""
+    from tl_attribution.plugins.wandb import graphs
+
+    return graphs.log(graph, run)
+
+
+def load(address: str) -> Graph:
+    """See :func:`tl_attribution.plugins.wandb.graphs.load`."""
+    from tl_attribution.plugins.wandb import graphs
+
+    return graphs.load(address)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import wandb
 
-from tl_attribution.errors import InputError
 from tl_attribution.evaluation import Evaluation
 from tl_attribution.plugins.wandb import rows
+from tl_attribution.plugins.wandb.runs import address, going_on, open_run
 from tl_attribution.training.callbacks import About, Callback, Record
 
-RESERVED = "/\\#?%:"
-"""Characters that wandb allows in no name of an entity or project."""
+INTERRUPTED, RESUMED = "interrupted", "resumed"
+"""Tags. The second takes the first one's place: wandb sends no list of tags that is empty."""
+
+STOPPED = "stopped_by"
+"""In the summary: the kind of error that ended the run early."""
 
 
 class WandbCallback(Callback):
@@ -35,29 +36,24 @@ class WandbCallback(Callback):
 
     def on_start(self, about: About) -> None:
         """Open the run, or go on with it. Raises InputError if wandb cannot."""
-        try:
-            run = wandb.init(
-                entity=self.entity,
-                project=self.project,
-                id=about.run_id,
-                resume="allow",
-                dir=_folder(about.out),
-                config=_facts(about),
-                mode=_mode(),
-                reinit="create_new",  # a run that the caller has open stays as it is
-                settings=wandb.Settings(console="off"),  # the progress bar is no log
-            )
-        except wandb.Error as error:
-            raise InputError(
-                f"wandb cannot open run {about.run_id!r} in "
-                f"{self.project or 'its default project'!r}: {error}. Log in with `wandb login`, "
-                "or keep the run on this machine with WANDB_MODE=offline"
-            ) from error
+        run = open_run(
+            self.entity,
+            self.project,
+            about.out,
+            id=about.run_id,
+            resume="allow",
+            config=_facts(about),
+        )
         self._about, self._last = about, about.resumed_at
-        if not run.disabled:
-            run.define_metric("tokens")
-            run.define_metric("*", step_metric="tokens")
-            self._run = run
+        if run.disabled:
+            return
+        run.define_metric("tokens")
+        run.define_metric("*", step_metric="tokens")
+        if about.resumed_at:
+            self._retag(run, INTERRUPTED, RESUMED)
+            if STOPPED in run.summary.keys():  # noqa: SIM118  # it is no mapping
+                del run.summary[STOPPED]
+        self._run = run
 
     def on_record(self, record: Record) -> None:
         """Log every number of the record."""
@@ -85,7 +81,6 @@ class WandbCallback(Callback):
         run = self._run
         if run is None:
             return
-        run.tags = tuple(tag for tag in run.tags or () if tag != "interrupted")
         self._send_checkpoint(run)
         if folder is not None:
             self._send(run, "dictionary", self._last, folder)
@@ -98,8 +93,8 @@ class WandbCallback(Callback):
             return
         try:
             if interrupted:
-                run.tags = tuple({*(run.tags or ()), "interrupted"})
-            run.summary["stopped_by"] = type(error).__name__
+                self._retag(run, RESUMED, INTERRUPTED)
+            run.summary[STOPPED] = type(error).__name__
             self._send_checkpoint(run)
         finally:
             self._finish(0 if interrupted else 1)
@@ -110,51 +105,34 @@ class WandbCallback(Callback):
             return
         self._last = max(self._last, step)
         # A resumed run repeats the steps since its checkpoint, which the server has already.
-        if step >= run.step:
-            run.log({"tokens": step * about.config.batch, **row}, step=step)
+        if step >= run.starting_step:
+            with going_on(f"what it was told at step {step}"):
+                run.log({"tokens": step * about.config.batch, **row}, step=step)
 
     def _send_checkpoint(self, run: wandb.Run) -> None:
-        if self._unsent is not None:
-            self._send(run, "checkpoint", *self._unsent)
+        if self._unsent is not None and self._send(run, "checkpoint", *self._unsent):
             self._unsent = None
 
-    def _send(self, run: wandb.Run, kind: str, step: int, folder: Path) -> None:
-        """Log a folder as an artifact. The files are copied first: checkpoints make room for newer
-        ones while they may still be on their way."""
-        artifact = wandb.Artifact(f"{run.id}-{kind}", kind, metadata={"step": step})
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            name = file.relative_to(folder).as_posix()
-            artifact.add_file(str(file), name, skip_cache=True, policy="mutable")
-        run.log_artifact(artifact, aliases=["latest", f"step-{step}"])
+    def _send(self, run: wandb.Run, kind: str, step: int, folder: Path) -> bool:
+        """Log a folder as an artifact, and say whether wandb took it. The files are copied first:
+        checkpoints make room for newer ones while they may still be on their way."""
+        with going_on(f"the {kind} in {folder}"):
+            artifact = wandb.Artifact(f"{run.id}-{kind}", kind, metadata={"step": step})
+            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                name = file.relative_to(folder).as_posix()
+                artifact.add_file(str(file), name, skip_cache=True, policy="mutable")
+            run.log_artifact(artifact, aliases=["latest", f"step-{step}"])
+            return True
+        return False
+
+    @staticmethod
+    def _retag(run: wandb.Run, old: str, new: str) -> None:
+        run.tags = (*(tag for tag in run.tags or () if tag not in (old, new)), new)
 
     def _finish(self, exit_code: int) -> None:
         run, self._run = self._run, None
         if run is not None:
             run.finish(exit_code=exit_code)
-
-
-def address(where: str) -> tuple[str | None, str | None]:
-    """Entity and project of ``project`` or ``entity/project``; None where wandb's settings decide.
-    Raises InputError if it is neither."""
-    if not where:
-        return None, None
-    parts = where.split("/")
-    if len(parts) > 2 or not all(parts) or set("".join(parts)) & set(RESERVED):
-        raise InputError(
-            f"wandb:{where} names no project; give wandb:PROJECT or wandb:ENTITY/PROJECT, without "
-            f"any of {' '.join(RESERVED)} in the names"
-        )
-    return (parts[0] if len(parts) == 2 else None), parts[-1]
-
-
-def _mode() -> Any:
-    """WANDB_MODE as it is now: wandb itself reads it once a process, too early for a notebook."""
-    return os.environ.get("WANDB_MODE") or None
-
-
-def _folder(out: Path | None) -> str | None:
-    """Where wandb's own files go: to the run's unless WANDB_DIR says otherwise."""
-    return None if "WANDB_DIR" in os.environ else str(out or Path.cwd())
 
 
 def _facts(about: About) -> dict[str, object]:

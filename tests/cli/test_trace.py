@@ -128,6 +128,30 @@ def test_out_is_the_whole_graph_and_the_others_are_pruned(
 
 
 @pytest.mark.usefixtures("asked")
+def test_wandb_gets_the_whole_graph_and_the_address_is_told(
+    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[tuple[tla.Graph, str]] = []
+
+    def log_graph(graph: tla.Graph, run: str) -> str:
+        logged.append((graph, run))
+        return "wandb:team/p/graph-x:latest"
+
+    monkeypatch.setattr(tla, "log_graph", log_graph, raising=False)
+    ran = cli("trace", DALLAS, "--wandb", "team/p")
+    assert ran.code == 0
+    assert logged == [(small_graph(), "wandb:team/p")]
+    assert "wrote wandb:team/p/graph-x:latest" in ran.out
+
+
+def test_a_place_in_wandb_that_is_no_project_fails_before_the_work(
+    cli: Callable[..., Ran], asked: dict[str, Any]
+) -> None:
+    assert is_one_line_about(cli("trace", DALLAS, "--wandb", "a/b/c"), "ENTITY/PROJECT")
+    assert "load_model" not in asked
+
+
+@pytest.mark.usefixtures("asked")
 def test_progress_is_shown_on_a_terminal_and_nowhere_else(
     cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,7 +166,7 @@ def test_an_interrupt_is_a_tag_and_no_failure(out: Path) -> None:
     assert first.tags == ["interrupted"]
     assert first.summary["stopped_by"] == "KeyboardInterrupt"
     assert [e.exit_code for s in (first, second) for e in s.of("exit")] == [0, 0]
-    assert second.tags == []
+    assert second.tags == ["resumed"]
 
 
 def test_an_evaluation_is_numbers_tables_and_histograms(out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,4 +73,11 @@ def read(file: Path) -> Session:
 
 
 def sessions(out: Path) -> list[Session]:
-    return [read(file) for file in sorted(out.glob("wandb/offline-run-*/*.wandb"))]
+    """Every offline session of runs that are finished. The client's service may write the end of a
+    run a moment after the run says that it is finished."""
+    ending = time.monotonic() + 60
+    while True:
+        found = [read(file) for file in sorted(out.glob("wandb/offline-run-*/*.wandb"))]
+        if all(session.of("exit") for session in found) or time.monotonic() > ending:
+            return found
+        time.sleep(0.05)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -20,7 +18,7 @@ BAR = 20
 """Characters of a bar that stands for certainty."""
 
 
-def show(console: Console, graph: Graph, pruned: Graph, seconds: float, files: list[Path]) -> None:
+def show(console: Console, graph: Graph, pruned: Graph, seconds: float, files: list[str]) -> None:
     """Print what a person asks first: what was read, what is answered and why, and how far to
     trust it. ``seconds`` is the time the computation took."""
     about = graph.about
@@ -43,7 +41,7 @@ def show(console: Console, graph: Graph, pruned: Graph, seconds: float, files: l
     if not found:
         console.print("  none: no token reaches what is explained")
     for file in files:
-        console.print(f"\nwrote {printable(str(file))}", soft_wrap=True, end="")
+        console.print(f"\nwrote {printable(file)}", soft_wrap=True, end="")
     console.print()
 
 

@@ -33,6 +33,10 @@ DictionaryName = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", help="Save the whole graph (safetensors).")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the pruned graph as JSON.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write the pruned graph as a page.")]
+Wandb = Annotated[
+    str | None,
+    typer.Option("--wandb", help="Log the graph to wandb: PROJECT or ENTITY/PROJECT."),
+]
 Targets = Annotated[
     list[str] | None,
     typer.Option("--target", help="Token to explain; repeat for more. Else the likely ones."),
@@ -66,6 +70,7 @@ def trace(
     out: Out = None,
     json: Json = None,
     html: Html = None,
+    wandb: Wandb = None,
     target: Targets = None,
     max_logits: MaxLogits = 10,
     logit_mass: LogitMass = 0.95,
@@ -79,6 +84,10 @@ def trace(
     """Trace PROMPT: compute its attribution graph, check it against the model, and tell it."""
     files = {"out": out, "json": json, "html": html}
     common.check_destinations(files)
+    if wandb is not None:
+        from tl_attribution.graph import stores
+
+        stores.check(f"wandb:{wandb}")
     graph, seconds = _compute(
         model,
         dictionary or common.usual(model),
@@ -95,10 +104,12 @@ def trace(
     common.write(graph.save, out)
     common.write(pruned.to_json, json)
     common.write(pruned.to_html, html)
+    address = None if wandb is None else tla.log_graph(graph, f"wandb:{wandb}")
 
     from tl_attribution.cli import report, terminal
 
-    report.show(terminal.console(), graph, pruned, seconds, [f for f in files.values() if f])
+    written = [str(place) for place in (*files.values(), address) if place]
+    report.show(terminal.console(), graph, pruned, seconds, written)
 
 
 def _compute(

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_attribution.errors import FormatError, NotFoundError
+from tl_attribution.graph import stores
 from tl_attribution.graph.graph import About, Answer, Certificate, Graph, tensors
 from tl_attribution.graph.nodes import NodeTable
 
@@ -76,12 +77,17 @@ def save_graph(graph: Graph, path: str | Path) -> None:
 
 
 def load_graph(path: str | Path) -> Graph:
-    """Read a graph written by :meth:`Graph.save`.
+    """Read a graph written by :meth:`Graph.save`, or logged by :func:`tl_attribution.log_graph`:
+    ``"wandb:entity/project/name:version"``.
 
-    Raises NotFoundError if there is no such file, FormatError if it is a pickle (circuit-tracer's
-    ``.pt``), truncated, corrupt, or not a graph.
+    Raises NotFoundError if there is no such file or artifact, FormatError if it is a pickle
+    (circuit-tracer's ``.pt``), truncated, corrupt, or not a graph.
     """
     file = Path(path)
+    if isinstance(path, str) and not file.is_file():
+        kept = stores.load(path)
+        if kept is not None:
+            return kept
     if not file.is_file():
         raise NotFoundError(f"no graph file at {file}")
     try:

@@ -40,13 +40,10 @@ PATHS, FEATURES = 10, 20
 def render(graph: Graph) -> str:
     """The page as a complete HTML document.
 
-    A large graph that was not pruned is pruned to 0.8 of the influence and 0.98 of the edges first;
-    the page says so, and its numbers stay the whole graph's.
+    A large graph that was not pruned is pruned first (see :func:`readable`); the page says so, and
+    its numbers stay the whole graph's.
     """
-    shown = graph
-    large = len(graph.nodes) > LARGE_NODES or graph.n_edges > LARGE_EDGES
-    if large and not is_pruned(graph):
-        shown = graph.prune()
+    shown = readable(graph)
     paths = strongest(shown, PATHS)
     selection = layout.select(shown, paths)
     title = escape(printable(graph.about.prompt))
@@ -66,6 +63,12 @@ def render(graph: Graph) -> str:
         f"<title>{title}</title><style>{style}</style></head>"
         f"<body><main>{body}</main></body></html>"
     )
+
+
+def readable(graph: Graph) -> Graph:
+    """The graph itself, or pruned to 0.8 of the influence and 0.98 of the edges if it is large."""
+    large = len(graph.nodes) > LARGE_NODES or graph.n_edges > LARGE_EDGES
+    return graph.prune() if large and not is_pruned(graph) else graph
 
 
 def embed(graph: Graph, height: int = 760) -> str:
