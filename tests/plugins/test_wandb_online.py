@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,12 +203,17 @@ def test_a_server_that_goes_away_costs_warnings_and_not_the_training(
     if status is None:
         server.go_away()
     with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         watcher.on_checkpoint(20, folder(tmp_path / "step-20", "20"))
         watcher.on_record(record(20))
         watcher.on_end(folder(tmp_path / "dictionary", "weights"))
     said = "".join(str(warning.message) for warning in warned)
     for what in ("checkpoint", "dictionary"):
         assert f"wandb did not take the {what} in {tmp_path}" in said
+    for _ in range(120):  # the client's own process closes the file some time after the end
+        if on_disk(tmp_path) == [10, 20]:
+            break
+        time.sleep(0.5)
     assert on_disk(tmp_path) == [10, 20]
     assert (tmp_path / "dictionary").is_dir()
     printed = capfd.readouterr()
