@@ -8,16 +8,44 @@ from types import ModuleType
 import torch
 
 from tl_attribution.dictionaries.base import Dictionary
-from tl_attribution.dictionaries.formats import native
-from tl_attribution.errors import FormatError, NotFoundError, nearest
+from tl_attribution.dictionaries.formats import (
+    circuit_tracer,
+    clt_training,
+    crosslayer_coding,
+    crosslayer_transcoder,
+    gemma_scope,
+    llamascopium,
+    native,
+    sae_lens,
+)
+from tl_attribution.dictionaries.formats.common import Found
+from tl_attribution.dictionaries.tensor_files import listed
+from tl_attribution.errors import FormatError, InputError, NotFoundError, nearest
 
-FORMATS: tuple[ModuleType, ...] = (native,)
+FORMATS: tuple[ModuleType, ...] = (
+    native,
+    llamascopium,
+    crosslayer_transcoder,
+    crosslayer_coding,
+    circuit_tracer,
+    sae_lens,
+    clt_training,
+    gemma_scope,
+)
 """Readers, asked in turn whether a folder is theirs."""
 
 NAMES: dict[str, Path] = {"atlas": Path(__file__).parents[1] / "atlas" / "dictionary"}
 """Registered names: the dictionary that ships with Atlas."""
 
-PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+PICKLES = {
+    ".pt": "crosslayer-coding's scripts/convert_batchtopk_to_jumprelu.py, or the loader and the "
+    "save_pretrained or save_to_disk of the package that wrote it, make safetensors of it",
+    ".ckpt": "crosslayer-transcoder's model.save_pretrained(folder) makes safetensors of it",
+    ".dcp": "llamascopium's CrossLayerTranscoder.from_pretrained(folder).save_pretrained(new "
+    "folder), in one process, makes safetensors of it",
+}
+"""Files that can run code when they are read, and what turns them into safetensors."""
+SAME = {".pth": ".pt", ".bin": ".pt", ".pkl": ".pt", ".pickle": ".pt", ".distcp": ".dcp"}
 
 
 def load_dictionary(
@@ -30,10 +58,15 @@ def load_dictionary(
 ) -> Dictionary:
     """Open a dictionary by registered name or path: its folder, or that of the run that trained it.
 
-    The hooks are only needed where the files don't say where features read and write; given, they
-    win over the files. Weights stay in the files' dtype unless ``dtype`` is given; computations are
-    in the model's. Raises NotFoundError for a source that leads nowhere (suggesting the nearest
-    name), FormatError for files that are no dictionary, or corrupt.
+    Formats are recognised by the files: ours, circuit-tracer, SAELens, Gemma Scope, clt-training,
+    crosslayer-coding, crosslayer-transcoder, Llamascopium. The hooks are only needed where the
+    files don't say where features read and write; given, they win over the files. Weights stay on
+    disk and are read as they are needed, in the files' dtype unless ``dtype`` is given;
+    computations are in the model's. With a ``device`` other than the CPU they are all read onto it.
+
+    Raises NotFoundError for a source that leads nowhere (suggesting the nearest name), FormatError
+    for files that are no dictionary, or corrupt, MismatchError for weights that don't fit each
+    other, InputError for hooks that nobody says, or several dictionaries in one folder.
     """
     folder = NAMES.get(str(source), Path(source))
     if not folder.exists():
@@ -46,11 +79,34 @@ def load_dictionary(
         folder = _of_run(folder)
     for reader in FORMATS:
         if folder.is_dir() and reader.recognise(folder):
-            dictionary = reader.read(folder, device=device, dtype=dtype)
-            dictionary.feature_input_hook = feature_input_hook or dictionary.feature_input_hook
-            dictionary.feature_output_hook = feature_output_hook or dictionary.feature_output_hook
-            return dictionary
+            found = reader.read(folder)
+            hooks = {
+                "feature_input_hook": feature_input_hook or found.feature_input_hook,
+                "feature_output_hook": feature_output_hook or found.feature_output_hook,
+            }
+            _check_hooks(hooks, f"{folder} ({reader.NAME})")
+            return _build(found, hooks, device, dtype)
     raise FormatError(_unknown(folder))
+
+
+def _check_hooks(hooks: dict[str, str | None], where: str) -> None:
+    examples = {"feature_input_hook": "'mlp.hook_in'", "feature_output_hook": "'hook_mlp_out'"}
+    lacking = [name for name, hook in hooks.items() if not isinstance(hook, str)]
+    if lacking:
+        raise InputError(
+            f"{where}: the files don't say where features read and write; give load_dictionary "
+            f"{' and '.join(f'{name}= (such as {examples[name]})' for name in lacking)}"
+        )
+
+
+def _build(
+    found: Found, hooks: dict[str, str | None], device: str | None, dtype: torch.dtype | None
+) -> Dictionary:
+    stored = found.layers if dtype is None else [layer.cast(dtype) for layer in found.layers]
+    elsewhere = device is not None and torch.device(device).type != "cpu"
+    layers = [layer.in_memory(device) for layer in stored] if elsewhere and device else stored
+    named = {name: hook for name, hook in hooks.items() if hook is not None}
+    return found.kind(layers, found.activation, **named, model_name=found.model_name)
 
 
 def _of_run(run: Path) -> Path:
@@ -64,14 +120,17 @@ def _of_run(run: Path) -> Path:
 
 
 def _unknown(folder: Path) -> str:
-    files = [folder] if folder.is_file() else sorted(p for p in folder.iterdir())
-    if any(p.suffix in PICKLES for p in files):
-        return (
-            f"{folder} holds a pickle, which can run code when it is read, so it is not opened. "
-            "Dictionaries are folders with config.json and layer_0.safetensors, …"
-        )
-    found = ", ".join(p.name for p in files[:8]) or "nothing"
+    files = [folder] if folder.is_file() else sorted(folder.iterdir())
+    for file in files:
+        suffix = SAME.get(file.suffix, file.suffix)
+        if suffix in PICKLES:
+            return (
+                f"{folder} holds {file.name}, a pickle, which can run code when it is read, so it "
+                f"is not opened: {PICKLES[suffix]}"
+            )
+    needs = "\n".join(f"  {reader.NAME}: {reader.NEEDS}" for reader in FORMATS)
+    what = "is a file, expected a folder" if folder.is_file() else "is no dictionary"
     return (
-        f"{folder} is no dictionary of a known format (found: {found}); ours has config.json and "
-        "layer_0.safetensors, …"
+        f"{folder} {what} of a known format (found: {listed(f.name for f in files)}). Formats "
+        f"and what they need:\n{needs}"
     )
