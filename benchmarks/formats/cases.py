@@ -40,7 +40,9 @@ def inputs() -> Tensor:
 def write(folder: Path, x: Tensor, acts: Tensor, recon: Tensor) -> None:
     """What the peer computes: activations [layer, position, feature] and reconstruction."""
     tensors = {"x": x, "acts": acts, "recon": recon}
-    save_file({k: t.contiguous().float() for k, t in tensors.items()}, folder / "expected.safetensors")
+    save_file(
+        {k: t.contiguous().float() for k, t in tensors.items()}, folder / "expected.safetensors"
+    )
     print(f"{folder}: {float((acts != 0).sum(-1).float().mean()):.1f} features active")
 
 

@@ -24,12 +24,14 @@ FP32 = {"dtype": torch.float32, "device": torch.device("cpu")}
 
 
 def config(folder: Path, kind: str) -> None:
+    """The config of a folder."""
     said = {"model_name": "tiny", "model_kind": kind, "scan": "tiny"}
     hooks = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
     (folder / "config.yaml").write_text(yaml.safe_dump(said | hooks))
 
 
 def clt(name: str) -> CrossLayerTranscoder:
+    """A random CLT."""
     act = "jump_relu" if "jump" in name else "relu"
     model = CrossLayerTranscoder(LAYERS, FEATURES, WIDTH, act, lazy_decoder=False, **FP32)
     cases.randomise(model)
@@ -39,6 +41,7 @@ def clt(name: str) -> CrossLayerTranscoder:
 
 
 def transcoders(name: str) -> TranscoderSet:
+    """A random set of transcoders."""
     made = {}
     for layer in range(LAYERS):
         act = JumpReLU(0.3 * torch.randn(FEATURES)) if "jump" in name else F.relu
@@ -49,7 +52,15 @@ def transcoders(name: str) -> TranscoderSet:
 
 
 def make(out: Path) -> None:
-    names = ["clt-relu", "clt-jumprelu", "set-relu", "set-jumprelu", "set-skip", "set-jumprelu-skip"]
+    """Write every variant and what it computes."""
+    names = [
+        "clt-relu",
+        "clt-jumprelu",
+        "set-relu",
+        "set-jumprelu",
+        "set-skip",
+        "set-jumprelu-skip",
+    ]
     for name, folder, into in cases.variants(out, "circuit-tracer", names):
         is_clt = name.startswith("clt")
         model, x = (clt if is_clt else transcoders)(name), cases.inputs()

@@ -48,6 +48,7 @@ def save_sharded(state: dict, filename: str, **options: object) -> bool:
 
 
 def coder(options: dict, layer: int) -> SparseCoder:
+    """A random coder of a layer."""
     options = dict(options)
     cross, zero = options.pop("cross"), options.pop("zero_offsets", False)
     targets = min(cross, LAYERS - layer)
@@ -66,6 +67,7 @@ def coder(options: dict, layer: int) -> SparseCoder:
 
 
 def main(out: Path) -> None:
+    """Write every variant and what it computes."""
     sparse_coder.ForwardOutput = forward_output
     sparse_coder.save_sharded = save_sharded
     for name, folder, into in cases.variants(out, "clt-training", list(VARIANTS)):

@@ -86,5 +86,6 @@ if __name__ == "__main__":
     torch.manual_seed(1)
     write_ours(out)
     folders = sorted(p.parent for p in out.glob("*/*/expected.safetensors"))
-    if not all([compare(folder) for folder in folders]):
+    good = [compare(folder) for folder in folders]
+    if not all(good):
         raise SystemExit("not everything is as the peers compute it")

@@ -35,6 +35,8 @@ VARIANTS = {
 
 
 def statistics() -> dict:
+    """Random ones, as norm_stats.json has them."""
+
     def one() -> dict:
         return {"mean": torch.randn(WIDTH).tolist(), "std": (torch.rand(WIDTH) + 0.5).tolist()}
 
@@ -53,6 +55,7 @@ def normalised(x: torch.Tensor, method: str, stats: dict, end: str, back: bool) 
 
 
 def main(out: Path) -> None:
+    """Write every variant and what it computes."""
     for name, folder, into in cases.variants(out, "crosslayer-coding", list(VARIANTS)):
         templates = {"tl_input_template": "blocks.{}.ln2.hook_normalized"}
         templates["tl_output_template"] = "blocks.{}.hook_mlp_out"

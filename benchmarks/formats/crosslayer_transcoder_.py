@@ -11,7 +11,12 @@ from pathlib import Path
 import cases
 import torch
 from cases import FEATURES, LAYERS, POSITIONS, WIDTH
-from crosslayer_transcoder.model.clt import CrosslayerDecoder, CrossLayerTranscoder, Decoder, Encoder
+from crosslayer_transcoder.model.clt import (
+    CrosslayerDecoder,
+    CrossLayerTranscoder,
+    Decoder,
+    Encoder,
+)
 from crosslayer_transcoder.model.jumprelu import JumpReLU, ReLU
 from crosslayer_transcoder.model.standardize import (
     DimensionwiseInputStandardizer,
@@ -50,6 +55,7 @@ def activations(model: CrossLayerTranscoder, pre: torch.Tensor) -> torch.Tensor:
 
 
 def main(out: Path) -> None:
+    """Write every variant and what it computes."""
     for name, folder, into in cases.variants(out, "crosslayer-transcoder", list(VARIANTS)):
         decoder, act, standardiser, fold = VARIANTS[name]
         read, write, second = STANDARDISERS[standardiser]

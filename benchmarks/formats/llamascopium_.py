@@ -1,5 +1,5 @@
-"""Llamascopium's dictionaries, saved and computed by its own code. In its environment (2.0.0b34; see
-benchmarks/clt_trainers/llamascopium.py for how to set it up):
+"""Llamascopium's dictionaries, saved and computed by its own code. In its environment (2.0.0b34;
+see benchmarks/clt_trainers/llamascopium.py for how to set it up):
 
     python llamascopium_.py OUT
 """
@@ -26,6 +26,7 @@ VARIANTS = {
 
 
 def main(out: Path) -> None:
+    """Write every variant and what it computes."""
     names_in = [f"blocks.{i}.ln2.hook_normalized" for i in range(LAYERS)]
     names_out = [f"blocks.{i}.hook_mlp_out" for i in range(LAYERS)]
     for name, folder, into in cases.variants(out, "llamascopium", list(VARIANTS)):

@@ -35,13 +35,16 @@ CLASSES = {
 
 
 def make(out: Path) -> None:
+    """Write every variant and what it computes."""
     for name, folder, into in cases.variants(out, "sae-lens", list(CLASSES)):
         model_class, config_class = CLASSES[name]
         x, acts, recon = cases.inputs(), [], []
         for layer in range(LAYERS):
             hooks = {"hook_name": f"blocks.{layer}.ln2.hook_normalized"}
             hooks["hook_name_out"] = f"blocks.{layer}.hook_mlp_out"
-            config = config_class(d_in=WIDTH, d_sae=FEATURES, d_out=WIDTH, apply_b_dec_to_input=False)
+            config = config_class(
+                d_in=WIDTH, d_sae=FEATURES, d_out=WIDTH, apply_b_dec_to_input=False
+            )
             config.metadata = SAEMetadata(model_name="tiny", **hooks)
             model = model_class(config)
             cases.randomise(model)
@@ -53,13 +56,16 @@ def make(out: Path) -> None:
 
 
 def read(out: Path) -> None:
+    """Open what compare.py wrote."""
     for folder in sorted((out / "written").glob("sae-lens-*")):
         expected = load_file(folder / "expected.safetensors")
         for layer, x in enumerate(expected["x"]):
             model = SAE.load_from_disk(folder / "dictionary" / f"layer_{layer}")
             recon, acts = model.forward_with_activations(x)
             for part, found in (("acts", acts), ("recon", recon)):
-                wrong = float((found - expected[part][layer]).abs().max() / expected[part].abs().max())
+                wrong = float(
+                    (found - expected[part][layer]).abs().max() / expected[part].abs().max()
+                )
                 print(f"{folder.name} layer {layer}: {part} differ by {wrong:.1e} relative")
                 assert wrong < 1e-5
         print(f"  {type(model).__name__}, {model.cfg.metadata}")
