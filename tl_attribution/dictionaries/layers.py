@@ -154,7 +154,7 @@ class StoredLayer:
         """All of it read, on a device."""
         parts = ("W_enc", "b_enc", "W_dec", "b_dec", "W_skip", "offset")
         found = {name: getattr(self, name) for name in parts}
-        return LayerWeights(**{k: None if t is None else t.to(device) for k, t in found.items()})
+        return LayerWeights(**{k: t.to(device) for k, t in found.items() if t is not None})
 
 
 Layer = Union[LayerWeights, StoredLayer]  # noqa: UP007  # evaluated on Python 3.10

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -75,7 +75,7 @@ class _NpzEntry:
     name: str
     info: Info
     numpy_dtype: Any
-    order: str
+    order: Literal["C", "F"]
 
 
 def _npz_entries(file: Path) -> dict[str, _NpzEntry]:

@@ -77,7 +77,8 @@ def recognise(folder: Path) -> bool:
 def read(folder: Path) -> Found:
     """Open a CLT. With ``mean_std`` the encoders are read once, to fold the mean into biases."""
     where = folder / CONFIG
-    config = {"decoder_tying": "none", "activation_fn": "jumprelu"} | read_json(where)
+    config: dict[str, Any] = {"decoder_tying": "none", "activation_fn": "jumprelu"}
+    config |= read_json(where)
     need(config, where, num_features=int, num_layers=int, d_model=int)
     one_of(config, "decoder_tying", where, ("none", "per_source", "per_target"))
     if config["activation_fn"] in ("topk", "batchtopk"):
