@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 import tl_attribution as tla
 from tests.dictionaries.format_files import FEATURES, HOOKS, LAYERS, MAKERS, Case, Made
 from tests.random_dictionaries import transcoder
-from tl_attribution.dictionaries import stored
 from tl_attribution.dictionaries.activations import BatchTopK, JumpReLU, ReLU, TopK
+from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.errors import FormatError, InputError, MismatchError
 
 
@@ -56,15 +56,16 @@ def test_opening_reads_no_matrix_and_using_reads_one_at_a_time(
     else:
         make(name, tmp_path / "d")
     read: list[str] = []
-    mapped = stored.mapped
+    mapped = TensorFile.mapped
 
-    def watched(file: Path, tensor: str) -> torch.Tensor:
-        read.append(f"{file.name} {tensor}")
+    def watched(file: TensorFile, tensor: str) -> torch.Tensor:
+        read.append(tensor)
         return mapped(file, tensor)
 
-    monkeypatch.setattr(stored, "mapped", watched)
+    monkeypatch.setattr(TensorFile, "mapped", watched)
     loaded = tla.load_dictionary(tmp_path / "d")
-    assert read == []
+    assert not [tensor for tensor in read if tensor.startswith(("W_", "w_"))]
+    read.clear()
     loaded.encode_layer(1, torch.zeros(2, loaded.d_model))
     assert len(read) == 1
     rows = loaded.writes(1, torch.tensor([3, 5]), 1)
@@ -76,8 +77,18 @@ def test_a_dictionary_that_went_away_is_named(tmp_path: Path) -> None:
     transcoder().save(tmp_path / "d")
     loaded = tla.load_dictionary(tmp_path / "d")
     (tmp_path / "d" / "layer_1.safetensors").unlink()
-    with pytest.raises(FormatError, match=r"layer_1.*was the file changed"):
+    with pytest.raises(FormatError, match=r"layer_1.*was changed since it was opened: load it"):
         loaded.writes(1, torch.tensor([0]), 1)
+
+
+def test_a_dictionary_is_found_again_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcoder().save(tmp_path / "d")
+    monkeypatch.chdir(tmp_path)
+    loaded = tla.load_dictionary("d")
+    monkeypatch.chdir("/")
+    assert loaded.writes(1, torch.tensor([0]), 1).shape == (1, loaded.d_model)
 
 
 def test_hooks_are_asked_for_and_given_ones_win(tmp_path: Path) -> None:
@@ -255,11 +266,22 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "='x' is not",
     ),
     "transcoder weights": ("crosslayer-transcoder", _drop("checkpoint.safetensors"), "missing"),
+    "transcoder args": (
+        "crosslayer-transcoder",
+        _edit("config.yaml", model={"class_path": "CrossLayerTranscoder", "init_args": [1]}),
+        "not built as theirs are: AttributeError",
+    ),
     "transcoder class": (
         "crosslayer-transcoder",
         _edit("config.yaml", model={"class_path": "a.Other"}),
         "model='Other' is not supported",
     ),
+    "llama biases": (
+        "llamascopium-topk",
+        _tensors("sae_weights.safetensors", b_E=torch.ones(2, FEATURES)),
+        "not built as theirs are: IndexError",
+    ),
+    "llama width": ("llamascopium-topk", _edit("config.json", d_model=9), "a width of 9"),
     "llama kind": ("llamascopium-topk", _edit("config.json", sae_type="lorsa"), "sae_type='lorsa'"),
     "llama over layers": (
         "llamascopium-topk",

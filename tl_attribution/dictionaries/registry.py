@@ -20,7 +20,13 @@ from tl_attribution.dictionaries.formats import (
 )
 from tl_attribution.dictionaries.formats.common import Found
 from tl_attribution.dictionaries.tensor_files import listed
-from tl_attribution.errors import FormatError, InputError, NotFoundError, nearest
+from tl_attribution.errors import (
+    FormatError,
+    InputError,
+    NotFoundError,
+    TlAttributionError,
+    nearest,
+)
 
 FORMATS: tuple[ModuleType, ...] = (
     native,
@@ -79,7 +85,7 @@ def load_dictionary(
         folder = _of_run(folder)
     for reader in FORMATS:
         if folder.is_dir() and reader.recognise(folder):
-            found = reader.read(folder)
+            found = _read(reader, folder)
             hooks = {
                 "feature_input_hook": feature_input_hook or found.feature_input_hook,
                 "feature_output_hook": feature_output_hook or found.feature_output_hook,
@@ -87,6 +93,18 @@ def load_dictionary(
             _check_hooks(hooks, f"{folder} ({reader.NAME})")
             return _build(found, hooks, device, dtype)
     raise FormatError(_unknown(folder))
+
+
+def _read(reader: ModuleType, folder: Path) -> Found:
+    try:
+        return reader.read(folder)
+    except TlAttributionError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise FormatError(
+            f"{folder} looks like a dictionary of {reader.NAME}, but its config or its tensors are "
+            f"not built as theirs are: {error!r}"
+        ) from error
 
 
 def _check_hooks(hooks: dict[str, str | None], where: str) -> None:
@@ -106,7 +124,8 @@ def _build(
     elsewhere = device is not None and torch.device(device).type != "cpu"
     layers = [layer.in_memory(device) for layer in stored] if elsewhere and device else stored
     named = {name: hook for name, hook in hooks.items() if hook is not None}
-    return found.kind(layers, found.activation, **named, model_name=found.model_name)
+    model = found.model_name if isinstance(found.model_name, str) else None
+    return found.kind(layers, found.activation, **named, model_name=model)
 
 
 def _of_run(run: Path) -> Path:

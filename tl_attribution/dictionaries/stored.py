@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_attribution.dictionaries.tensor_files import TensorFile, mapped
+from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.errors import FormatError
 
 Part = tuple[Any, ...]
@@ -55,7 +55,7 @@ class Stored:
         return torch.promote_types(stored, torch.float32) if scaled else stored
 
     def _mapped(self) -> Tensor:
-        part = mapped(self.file.path, self.name)[self.at]
+        part = self.file.mapped(self.name)[self.at]
         return part.T if self.transposed else part
 
     def whole(self) -> Float[Tensor, "row column"]:

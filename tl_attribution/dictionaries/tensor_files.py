@@ -63,9 +63,7 @@ def mapped(file: Path, name: str) -> Tensor:
         with safe_open(file, framework="pt") as opened:
             return opened.get_tensor(name)
     except (SafetensorError, KeyError, OSError) as error:
-        raise FormatError(
-            f"{file}: {name} cannot be read ({error}); was the file changed since it was opened?"
-        ) from error
+        raise FormatError(f"{file}: {name} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -124,13 +122,22 @@ def _npz_mapped(file: Path, entry: _NpzEntry) -> Tensor:
     return torch.from_numpy(numbers)
 
 
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class TensorFile:
     """One file of tensors, its headers read. What is asked for and is not there raises FormatError
     that says what is."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.infos: Mapping[str, Info] = infos(path)
+        self.path = path.absolute()  # read again later, wherever the program is by then
+        self.infos: Mapping[str, Info] = infos(self.path)
+        self._stamp = _stamp(self.path)
 
     def __contains__(self, name: str) -> bool:
         return name in self.infos
@@ -146,10 +153,17 @@ class TensorFile:
             raise FormatError(f"{self.path}: {name} does not hold floating-point numbers")
         return dtype
 
+    def mapped(self, name: str) -> Tensor:
+        """A tensor, mapped (see :func:`mapped`). Raises FormatError if the file is another than was
+        opened."""
+        if _stamp(self.path) != self._stamp:
+            raise FormatError(f"{self.path} was changed since it was opened: load it again")
+        return mapped(self.path, name)
+
     def read(self, name: str) -> Tensor:
         """A small tensor, copied into memory."""
         self.dtype(name)
-        return mapped(self.path, name).clone()
+        return self.mapped(name).clone()
 
     def optional(self, name: str) -> Tensor | None:
         """The same, or None if the file does not hold it."""

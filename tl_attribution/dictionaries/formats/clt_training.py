@@ -23,6 +23,7 @@ from tl_attribution.dictionaries.formats.common import (
     Found,
     below,
     by_layer,
+    check_width,
     need,
     number_in,
     one_of,
@@ -116,6 +117,7 @@ def _coder(folder: Path) -> _Coder:
     for key, known in EXPECTED.items():
         one_of(config, key, folder / CONFIG, known)
     file = TensorFile(folder / WEIGHTS)
+    check_width(file, "encoder.weight", 1, config["d_in"])
     return _Coder(file, config, max(1, config["n_targets"]))
 
 

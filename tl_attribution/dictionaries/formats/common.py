@@ -15,7 +15,7 @@ from tl_attribution.dictionaries.activations import Activation, JumpReLU, ReLU
 from tl_attribution.dictionaries.layers import StoredLayer
 from tl_attribution.dictionaries.tensor_files import TensorFile, listed
 from tl_attribution.dictionaries.transcoder import Transcoder
-from tl_attribution.errors import FormatError, InputError
+from tl_attribution.errors import FormatError, InputError, MismatchError
 
 DEPTH = 4
 """How many folders deep a dictionary's files may lie."""
@@ -163,6 +163,13 @@ def thresholds(found: Sequence[Tensor | None], *, rectified: bool = True) -> Act
     every = [torch.zeros_like(some) if one is None else one for one in found]
     stacked = torch.stack([one.reshape(some.shape).float() for one in every])
     return JumpReLU(stacked.clamp(min=0) if rectified else stacked)
+
+
+def check_width(file: TensorFile, name: str, axis: int, width: int) -> None:
+    """Raise MismatchError unless a tensor's axis is as wide as its config says."""
+    shape = file.shape(name)
+    if len(shape) <= axis or shape[axis] != width:
+        raise MismatchError(f"{file.path}: {name} is {shape}, the config says a width of {width}")
 
 
 def layer_axis(file: TensorFile, name: str) -> int:

@@ -21,6 +21,7 @@ from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
     Found,
     block_hook,
+    check_width,
     need,
     one_of,
     peek,
@@ -88,7 +89,9 @@ def read(folder: Path) -> Found:
             "scripts/convert_batchtopk_to_jumprelu.py"
         )
     one_of(config, "activation_fn", where, ("relu", "jumprelu"))
-    model = _Model(TensorFile(_weights(folder)), config, _norms(folder, config))
+    file = TensorFile(_weights(folder))
+    check_width(file, f"{ENCODER}.{config['num_layers'] - 1}.weight", 1, config["d_model"])
+    model = _Model(file, config, _norms(folder, config))
     layers = [_layer(model, i) for i in range(config["num_layers"])]
     hooks = [block_hook(config.get(f"tl_{end}_template"))[1] for end in ("input", "output")]
     return Found(

@@ -21,6 +21,7 @@ from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
     Found,
     block_hook,
+    check_width,
     need,
     one_of,
     peek,
@@ -29,7 +30,7 @@ from tl_attribution.dictionaries.formats.common import (
 )
 from tl_attribution.dictionaries.layers import StoredLayer
 from tl_attribution.dictionaries.stored import Stored
-from tl_attribution.dictionaries.tensor_files import TensorFile, mapped
+from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.errors import FormatError
 
 NAME = "Llamascopium"
@@ -66,6 +67,7 @@ def read(folder: Path) -> Found:
             f"{folder}: {n} hook_points_in and {len(config['hook_points_out'])} hook_points_out "
             f"for {file.shape('W_E')[0]} layers of weights"
         )
+    check_width(file, "W_E", 1, config["d_model"])
     layers = [_layer(file, config, i, n) for i in range(n)]
     hooks = [_hook(config[f"hook_points_{end}"], where) for end in ("in", "out")]
     return Found(CrossLayerTranscoder, layers, _activation(file, config, act, n), *hooks)
@@ -126,6 +128,6 @@ def _decoder_norms(file: TensorFile, n: int) -> Tensor:
     squares = torch.zeros(n, file.shape("b_E")[1])
     for target in range(n):
         for source in range(target + 1):
-            part = mapped(file.path, f"W_D.{target}")[source]
+            part = file.mapped(f"W_D.{target}")[source]
             squares[source] += part.float().square().sum(-1)
     return squares.sqrt()

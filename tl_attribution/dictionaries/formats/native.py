@@ -86,8 +86,7 @@ def read(folder: Path) -> Found:
     """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or does not
     say what it must."""
     config = _config(folder)
-    files = [_layer_file(folder, layer) for layer in range(config["n_layers"])]
-    opened = [_open(file) for file in files]
+    opened = [_open(_layer_file(folder, layer)) for layer in range(config["n_layers"])]
     layers = [_layer(file) for file in opened]
     for name, axis in (("n_features", 0), ("d_model", 1)):
         if layers[0].shape[axis] != config[name]:
