@@ -190,6 +190,11 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
         _tensors("W_enc_1.safetensors", b_enc_1=torch.ones(FEATURES, dtype=torch.long)),
         "does not hold floating-point",
     ),
+    "ct matrix of numbers": (
+        "circuit-tracer-clt",
+        _tensors("W_enc_1.safetensors", W_enc_1=torch.ones(FEATURES, 8, dtype=torch.long)),
+        "W_enc_1 does not hold floating-point",
+    ),
     "ct kind": ("circuit-tracer-set", _edit("config.yaml", model_kind="sae"), "model_kind='sae'"),
     "ct above": (
         "circuit-tracer-set",

@@ -98,6 +98,8 @@ class StoredLayer:
         parts |= {"b_enc": self.b_enc, "b_dec": self.b_dec, "offset": self.offset}
         parts |= {"W_skip": self.stored_skip}
         shapes = {name: tuple(part.shape) for name, part in parts.items() if part is not None}
+        for matrix in (self.encoder, *self.decoders):
+            matrix.file.dtype(matrix.name)
         try:
             check_shapes(self.shape, self.n_written, shapes)
         except MismatchError as error:
