@@ -18,7 +18,7 @@ from tl_attribution.models import neurons
 FEATURES = 14
 
 
-def _layers(*, cross: bool, skip: bool, window: int, seed: int) -> list[LayerWeights]:
+def _layers(*, cross: bool, skip: bool, window: int, offset: bool, seed: int) -> list[LayerWeights]:
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int, size: float) -> torch.Tensor:
@@ -28,14 +28,18 @@ def _layers(*, cross: bool, skip: bool, window: int, seed: int) -> list[LayerWei
         LayerWeights(
             W_enc=random(FEATURES, D_MODEL, size=D_MODEL**-0.5),
             b_enc=random(FEATURES, size=0.3),
-            W_dec=random(
-                FEATURES, min(window, N_LAYERS - layer) if cross else 1, D_MODEL, size=0.2
-            ),
+            W_dec=random(FEATURES, written := written_by(layer, window, cross), D_MODEL, size=0.2),
             b_dec=random(D_MODEL, size=0.2),
             W_skip=random(D_MODEL, D_MODEL, size=0.15) if skip else None,
+            offset=random(FEATURES, written, size=0.3) if offset else None,
         )
         for layer in range(N_LAYERS)
     ]
+
+
+def written_by(layer: int, window: int, cross: bool) -> int:
+    """Layers that a layer's features write to."""
+    return min(window, N_LAYERS - layer) if cross else 1
 
 
 def transcoder(
@@ -44,6 +48,7 @@ def transcoder(
     cross: bool = True,
     skip: bool = False,
     window: int = N_LAYERS,
+    offset: bool = False,
     read: str = "mlp.hook_in",
     write: str = "hook_mlp_out",
     seed: int = 0,
@@ -51,7 +56,7 @@ def transcoder(
     """A CLT, or with ``cross=False`` per-layer transcoders."""
     kind = CrossLayerTranscoder if cross else TranscoderSet
     return kind(
-        _layers(cross=cross, skip=skip, window=window, seed=seed),
+        _layers(cross=cross, skip=skip, window=window, offset=offset, seed=seed),
         activation or ReLU(),
         feature_input_hook=read,
         feature_output_hook=write,
@@ -69,6 +74,7 @@ KINDS: dict[str, Callable[[Any], Dictionary]] = {
     "clt-topk": lambda model: transcoder(TopK(4)),
     "clt-batchtopk": lambda model: transcoder(BatchTopK(4, 0.3)),
     "clt-window": lambda model: transcoder(window=2),
+    "clt-offset": lambda model: transcoder(offset=True),
     "clt-skip": lambda model: transcoder(skip=True),
     "per-layer": lambda model: transcoder(cross=False),
     "per-layer-skip": lambda model: transcoder(cross=False, skip=True),

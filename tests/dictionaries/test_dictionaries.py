@@ -161,7 +161,7 @@ def _damage(folder: Path, how: str) -> None:
         ("missing layer", "layer_1.safetensors is missing"),
         ("truncated layer", "layer_1.safetensors is truncated or corrupt"),
         ("lacks a tensor", r"lacks \['b_dec'\]"),
-        ("wrong shape", "W_dec is"),
+        ("wrong shape", r"layer_1.safetensors: W_dec to layer \+0 is \(14, 31\)"),
         ("version", "update tl-attribution"),
         ("kind", "kind is one of"),
         ("n_features", "config.json says n_features=7"),

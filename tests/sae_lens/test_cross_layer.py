@@ -199,7 +199,7 @@ def _damage(folder: Path, how: str) -> None:
         ("missing", "sae_weights.safetensors is missing"),
         ("truncated", "truncated or corrupt"),
         ("tensor", r"lacks \['W_dec.1'\], holds unknown \['W_dec'\]"),
-        ("layers", r"not all in \['b_enc'\]"),
+        ("layers", r"3 layers in \['b_enc'\]"),
         ("n_layers", "lacks or misstates n_layers"),
         ("activation", "lacks or misstates activation"),
     ],

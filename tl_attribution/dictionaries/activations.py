@@ -39,25 +39,27 @@ class JumpReLU:
 
     def __call__(self, pre: Pre, layer: int) -> Pre:
         """Activations of one layer."""
-        return pre.relu() * (pre > self.threshold[layer].to(pre))
+        return pre * (pre > self.threshold[layer].to(pre))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TopK:
-    """ReLU of the k largest pre-activations of a token and layer (Gao et al. 2024)."""
+    """ReLU of the k largest pre-activations of a token and layer (Gao et al. 2024); the largest by
+    pre-activation times ``rank``, if there is one."""
 
     k: int
+    rank: Float[Tensor, "layer feature"] | None = None
 
     def __post_init__(self) -> None:
         _check_k(self.k)
 
     def __call__(self, pre: Pre, layer: int) -> Pre:
         """Activations of one layer. Raises InputError if k exceeds the number of features."""
-        del layer
         if self.k > pre.shape[-1]:
             raise InputError(f"k={self.k} is larger than the {pre.shape[-1]} features of a layer")
-        values, where = pre.topk(self.k, dim=-1)
-        return torch.zeros_like(pre).scatter_(-1, where, values.relu())
+        ranked = pre if self.rank is None else pre * self.rank[layer].to(pre)
+        where = ranked.topk(self.k, dim=-1).indices
+        return torch.zeros_like(pre).scatter_(-1, where, pre.gather(-1, where).relu())
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,22 @@ def _check_k(k: int) -> None:
 
 
 def to_config(activation: Activation) -> dict[str, Any]:
-    """What a config file says of an activation; a JumpReLU's thresholds are stored as tensors."""
+    """What a config file says of an activation; a JumpReLU's thresholds and a TopK's ranks are
+    stored as tensors."""
     match activation:
         case ReLU():
             return {"name": "relu"}
         case JumpReLU():
             return {"name": "jumprelu"}
-        case TopK(k):
+        case TopK(k, _):
             return {"name": "topk", "k": k}
         case BatchTopK(k, threshold):
             return {"name": "batchtopk", "k": k, "threshold": threshold}
 
 
-def from_config(config: dict[str, Any], threshold: Tensor | None) -> Activation:
+def from_config(
+    config: dict[str, Any], threshold: Tensor | None, rank: Tensor | None = None
+) -> Activation:
     """The inverse of :func:`to_config`. Raises FormatError for an unknown or incomplete one."""
     match config:
         case {"name": "relu"}:
@@ -106,7 +111,7 @@ def from_config(config: dict[str, Any], threshold: Tensor | None) -> Activation:
         case {"name": "jumprelu"} if threshold is not None:
             return JumpReLU(threshold)
         case {"name": "topk", "k": int(k)}:
-            return TopK(k)
+            return TopK(k, rank)
         case {"name": "batchtopk", "k": int(k), "threshold": float(value)}:
             return BatchTopK(k, value)
     raise FormatError(

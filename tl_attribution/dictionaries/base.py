@@ -66,6 +66,18 @@ class Dictionary(abc.ABC):
     ) -> Float[Tensor, "active d_model"]:
         """Decoder vectors of features of ``layer`` into the MLP output of layer ``target``."""
 
+    def written_activation(
+        self,
+        layer: int,
+        index: Int[Tensor, " active"],
+        target: int,
+        activation: Float[Tensor, "*batch active"],
+    ) -> Float[Tensor, "*batch active"]:
+        """What :meth:`writes` is multiplied by in the write to ``target``: the activation, and in
+        some formats an offset beside it where the feature is active."""
+        del layer, index, target
+        return activation
+
     @abc.abstractmethod
     def decoder_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
         """What is written at a layer whatever the features do."""
@@ -76,8 +88,9 @@ class Dictionary(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def save(self, path: str | Path) -> None:
-        """Write the dictionary to a folder that ``load_dictionary`` reads."""
+    def save(self, path: str | Path, *, format: str = "tl-attribution") -> None:
+        """Write the dictionary to a folder that ``load_dictionary`` reads, in a format that the
+        kind can be written in."""
 
     def encode(self, x: Streams) -> Activations:
         """Activations [layer, position, feature] from ``x`` at the read hook of every layer.
@@ -96,7 +109,8 @@ class Dictionary(abc.ABC):
         every = torch.arange(self.n_features)
         for source in range(self.n_layers):
             for target in self.written_layers(source):
-                out[target] += acts[source] @ self.writes(source, every, target).to(acts)
+                active = self.written_activation(source, every, target, acts[source])
+                out[target] += active @ self.writes(source, every, target).to(acts)
         for layer in range(self.n_layers):
             out[layer] += self.affine(layer, None if x is None else x[layer], out[layer])
         return out

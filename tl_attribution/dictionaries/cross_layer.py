@@ -15,15 +15,15 @@ class CrossLayerTranscoder(Transcoder):
     kind: ClassVar[str] = "cross-layer transcoder"
 
     def _check_decoders(self) -> None:
-        window = self.layers[0].W_dec.shape[1]
+        window = self.layers[0].n_written
         for layer, weights in enumerate(self.layers):
             expected = min(window, self.n_layers - layer)
-            if weights.W_dec.shape[1] != expected:
+            if weights.n_written != expected:
                 raise MismatchError(
-                    f"layer {layer}: W_dec writes to {weights.W_dec.shape[1]} layers, expected "
+                    f"layer {layer}: W_dec writes to {weights.n_written} layers, expected "
                     f"{expected} (layer 0 writes to {window} of {self.n_layers})"
                 )
 
     def written_layers(self, layer: int) -> range:
         """The feature's own layer and those above it that it has a decoder for."""
-        return range(layer, layer + self.layers[layer].W_dec.shape[1])
+        return range(layer, layer + self.layers[layer].n_written)

@@ -110,7 +110,7 @@ class Neurons(Dictionary):
         """The MLP's output bias."""
         return self.layers[layer].b_out
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, format: str = "tl-attribution") -> None:
         """Neurons are the model's own weights, so there is nothing to save: always InputError."""
         raise InputError(
             f"neurons are the model's own weights and are not saved (to {path}); "

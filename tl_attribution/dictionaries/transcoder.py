@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtyping import Float, Int
@@ -11,42 +11,10 @@ from torch import Tensor
 
 from tl_attribution.dictionaries.activations import Activation, JumpReLU
 from tl_attribution.dictionaries.base import Dictionary, Encoded, Reads
-from tl_attribution.errors import FormatError, MismatchError
+from tl_attribution.dictionaries.layers import Layer
+from tl_attribution.dictionaries.layers import LayerWeights as LayerWeights
+from tl_attribution.errors import FormatError, InputError, MismatchError, nearest
 from tl_attribution.shapes import Stream
-
-
-@dataclass(frozen=True, eq=False)
-class LayerWeights:
-    """Weights of one layer's features.
-
-    ``W_enc`` [feature, d_model], ``b_enc`` [feature], ``W_dec`` [feature, written, d_model],
-    ``b_dec`` [d_model], ``W_skip`` [out, in]. ``W_dec[i, k]`` is what feature i writes k layers
-    above its own, so that one feature's decoder is one run of bytes on disk. Raises MismatchError
-    for shapes that don't fit each other.
-    """
-
-    # Axes are named by the check below, which says more than a type error would.
-    W_enc: Float[Tensor, "_ _"]
-    b_enc: Float[Tensor, " _"]
-    W_dec: Float[Tensor, "_ _ _"]
-    b_dec: Float[Tensor, " _"]
-    W_skip: Float[Tensor, "_ _"] | None = None
-
-    def __post_init__(self) -> None:
-        features, width = self.W_enc.shape
-        expected = {
-            "b_enc": (features,),
-            "W_dec": (features, self.W_dec.shape[1], width),
-            "b_dec": (width,),
-            "W_skip": (width, width),
-        }
-        for name, shape in expected.items():
-            found = getattr(self, name)
-            if found is not None and tuple(found.shape) != shape:
-                raise MismatchError(
-                    f"{name} is {tuple(found.shape)}, expected {shape} beside W_enc "
-                    f"{(features, width)}"
-                )
 
 
 class Transcoder(Dictionary):
@@ -54,7 +22,7 @@ class Transcoder(Dictionary):
 
     def __init__(
         self,
-        layers: list[LayerWeights],
+        layers: Sequence[Layer],
         activation: Activation,
         *,
         feature_input_hook: str,
@@ -63,13 +31,13 @@ class Transcoder(Dictionary):
     ) -> None:
         if not layers:
             raise MismatchError("a dictionary needs the weights of at least one layer")
-        shapes = {tuple(w.W_enc.shape) for w in layers}
+        shapes = {w.shape for w in layers}
         if len(shapes) > 1:
             raise MismatchError(f"layers differ in their encoders' shapes: {sorted(shapes)}")
         self.layers = tuple(layers)
         self.activation = activation
         self.n_layers = len(layers)
-        self.n_features, self.d_model = layers[0].W_enc.shape
+        self.n_features, self.d_model = layers[0].shape
         self.feature_input_hook = feature_input_hook
         self.feature_output_hook = feature_output_hook
         self.model_name = model_name
@@ -88,9 +56,10 @@ class Transcoder(Dictionary):
         """Activations and pre-activations of one layer. Raises FormatError if its encoder is not
         finite."""
         weights = self.layers[layer]
-        pre = x @ weights.W_enc.to(x).T + weights.b_enc.to(x)
+        encoder, bias = weights.W_enc, weights.b_enc
+        pre = x @ encoder.to(x).T + bias.to(x)
         if not pre.isfinite().all() and x.isfinite().all():
-            _raise_not_finite(layer, W_enc=weights.W_enc, b_enc=weights.b_enc)
+            _raise_not_finite(layer, W_enc=encoder, b_enc=bias)
         return Encoded(self.activation(pre, layer), pre)
 
     def reads(
@@ -99,16 +68,31 @@ class Transcoder(Dictionary):
         """Encoder vectors and biases."""
         del position
         weights = self.layers[layer]
-        return Reads(weights.W_enc[index].to(x), weights.b_enc[index].to(x))
+        rows = weights.encoder_rows(index)
+        return Reads(rows.to(x), weights.b_enc[index.to(weights.b_enc.device)].to(x))
 
     def writes(
         self, layer: int, index: Int[Tensor, " active"], target: int
     ) -> Float[Tensor, "active d_model"]:
         """Decoder vectors. Raises FormatError if one is not finite."""
-        rows = self.layers[layer].W_dec[index, target - layer]
+        rows = self.layers[layer].decoder_rows(index, target - layer)
         if not rows.sum().isfinite():  # one pass over many rows, and no mask
             _raise_not_finite(layer, W_dec=self.layers[layer].W_dec)
         return rows
+
+    def written_activation(
+        self,
+        layer: int,
+        index: Int[Tensor, " active"],
+        target: int,
+        activation: Float[Tensor, "*batch active"],
+    ) -> Float[Tensor, "*batch active"]:
+        """The activation, plus its feature's offset for ``target`` where it is active."""
+        offset = self.layers[layer].offset
+        if offset is None:
+            return activation
+        added = offset[index.to(offset.device), target - layer].to(activation)
+        return activation + added * (activation != 0)
 
     def decoder_bias(self, layer: int) -> Float[Tensor, " d_model"]:
         """``b_dec`` of a layer. Raises FormatError if it is not finite."""
@@ -124,11 +108,19 @@ class Transcoder(Dictionary):
             _raise_not_finite(layer, W_skip=skip)
         return skip
 
-    def save(self, path: str | Path) -> None:
-        """Write ``config.json`` and one safetensors file a layer (see formats/native.py)."""
-        from tl_attribution.dictionaries.formats import native
+    def save(self, path: str | Path, *, format: str = "tl-attribution") -> None:
+        """Write a folder, whole or not at all: ``tl-attribution`` (see formats/native.py),
+        ``circuit-tracer``, or ``sae-lens`` (a folder a layer).
 
-        native.write(self, path)
+        Raises InputError for an unknown format, for what a format has no place for, or if ``path``
+        is anything else than an empty folder or a dictionary in this format, which is replaced.
+        """
+        from tl_attribution.dictionaries.formats import circuit_tracer, native, sae_lens
+
+        writers = {one.NAME: one.write for one in (native, circuit_tracer, sae_lens)}
+        if format not in writers:
+            raise InputError(f"no format {format!r} to save in: {nearest(format, writers)}")
+        writers[format](self, path)
 
 
 def _raise_not_finite(layer: int, **tensors: Tensor) -> None:

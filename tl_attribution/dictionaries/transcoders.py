@@ -15,10 +15,10 @@ class TranscoderSet(Transcoder):
 
     def _check_decoders(self) -> None:
         for layer, weights in enumerate(self.layers):
-            if weights.W_dec.shape[1] != 1:
+            if weights.n_written != 1:
                 raise MismatchError(
                     f"layer {layer}: a per-layer transcoder writes to one layer, W_dec to "
-                    f"{weights.W_dec.shape[1]}"
+                    f"{weights.n_written}"
                 )
 
     def written_layers(self, layer: int) -> range:

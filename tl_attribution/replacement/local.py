@@ -90,7 +90,8 @@ class LocalReplacementModel:
         times decoder."""
         chosen = self.features.select(rows)
         decoders = self.dictionary.writes(layer, chosen.index, target).to(chosen.activation)
-        return chosen.activation[:, None] * decoders
+        written = self.dictionary.written_activation(layer, chosen.index, target, chosen.activation)
+        return written[:, None] * decoders
 
     def skip(self, layer: int) -> Float[Tensor, "d_model d_model"] | None:
         """The linear skip of a layer, [out, in], in the stream's dtype."""

@@ -51,7 +51,8 @@ def reconstruct(
     out = dictionary.affine(layer, x, like)
     for source, (feature, activation) in enumerate(active[: layer + 1]):
         if layer in dictionary.written_layers(source):
-            out = out + activation @ dictionary.writes(source, feature, layer).to(activation)
+            written = dictionary.written_activation(source, feature, layer, activation)
+            out = out + written @ dictionary.writes(source, feature, layer).to(activation)
     return out
 
 

@@ -1,46 +1,48 @@
 """Our own format: ``config.json`` and ``layer_0.safetensors``, ``layer_1.safetensors``, …
 
 A layer's file holds ``W_enc`` [feature, d_model], ``b_enc``, ``W_dec`` [feature, written, d_model],
-``b_dec`` and, where there are any, ``W_skip`` [out, in] and ``threshold``. Tensors are mapped: of
-the decoders only the rows of active features are ever read.
+``b_dec`` and, where there are any, ``W_skip`` [out, in], ``threshold``, ``offset`` [feature,
+written] and ``rank`` (what TopK ranks by besides the pre-activation). Of the decoders only the rows
+of active features are ever read.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_attribution.dictionaries import activations
-from tl_attribution.dictionaries.activations import JumpReLU
+from tl_attribution.dictionaries.activations import JumpReLU, TopK
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
-from tl_attribution.dictionaries.transcoder import LayerWeights, Transcoder
+from tl_attribution.dictionaries.formats.common import Found, peek, read_json
+from tl_attribution.dictionaries.formats.writing import write_folder
+from tl_attribution.dictionaries.layers import StoredLayer
+from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.tensor_files import TensorFile
+from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.dictionaries.transcoders import TranscoderSet
-from tl_attribution.errors import FormatError, InputError
+from tl_attribution.errors import FormatError
+
+NAME = "tl-attribution"
+NEEDS = "config.json and layer_0.safetensors, layer_1.safetensors, …"
 
 CONFIG = "config.json"
 FORMAT = "tl-attribution dictionary"
 VERSION = 1
 KINDS: dict[str, type[Transcoder]] = {c.kind: c for c in (CrossLayerTranscoder, TranscoderSet)}
 PARTS = ("W_enc", "b_enc", "W_dec", "b_dec")
+MORE = ("W_skip", "offset")
+BY_FEATURE = ("threshold", "rank")
 
 
 def recognise(folder: Path) -> bool:
     """Whether the folder holds a dictionary in this format."""
-    config = folder / CONFIG
-    if not config.is_file():
-        return False
-    try:
-        return json.loads(config.read_text()).get("format") == FORMAT
-    except (ValueError, AttributeError):
-        return False
+    return peek(folder / CONFIG).get("format") == FORMAT
 
 
 def _layer_file(folder: Path, layer: int) -> Path:
@@ -52,30 +54,17 @@ def write(dictionary: Transcoder, path: str | Path) -> None:
 
     Raises InputError if ``path`` exists and is anything else than a dictionary in this format.
     """
-    folder = Path(path)
-    if folder.exists() and not recognise(folder) and (folder.is_file() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not a dictionary of ours; choose an empty folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        new.chmod(0o755)
-        _write_files(dictionary, new)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-            folder.replace(old)
-            new.replace(folder)
-            shutil.rmtree(old)
-        else:
-            new.replace(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    write_folder(path, recognise, lambda folder: _write_files(dictionary, folder))
 
 
 def _write_files(dictionary: Transcoder, folder: Path) -> None:
     for layer, weights in enumerate(dictionary.layers):
-        tensors = {name: getattr(weights, name) for name in (*PARTS, "W_skip")}
-        if isinstance(dictionary.activation, JumpReLU):
-            tensors["threshold"] = dictionary.activation.threshold[layer]
+        tensors = {name: getattr(weights, name) for name in (*PARTS, *MORE)}
+        match dictionary.activation:
+            case JumpReLU(threshold):
+                tensors["threshold"] = threshold[layer]
+            case TopK(_, rank) if rank is not None:
+                tensors["rank"] = rank[layer]
         ready = {k: t.detach().cpu().contiguous() for k, t in tensors.items() if t is not None}
         save_file(ready, _layer_file(folder, layer))
     config = {
@@ -93,34 +82,31 @@ def _write_files(dictionary: Transcoder, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def read(folder: Path, *, device: str | None, dtype: torch.dtype | None) -> Transcoder:
+def read(folder: Path) -> Found:
     """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or does not
     say what it must."""
     config = _config(folder)
-    layers, thresholds = [], []
-    for layer in range(config["n_layers"]):
-        tensors = _layer(_layer_file(folder, layer), device, dtype)
-        thresholds.append(tensors.pop("threshold", None))
-        layers.append(LayerWeights(**tensors))
-    stacked = None if None in thresholds else torch.stack(thresholds)
-    dictionary = KINDS[config["kind"]](
-        layers,
-        activations.from_config(config["activation"], stacked),
-        feature_input_hook=config["feature_input_hook"],
-        feature_output_hook=config["feature_output_hook"],
-        model_name=config["model_name"],
-    )
-    for name in ("n_features", "d_model"):
-        if getattr(dictionary, name) != config[name]:
+    opened = [_open(_layer_file(folder, layer)) for layer in range(config["n_layers"])]
+    layers = [_layer(file) for file in opened]
+    for name, axis in (("n_features", 0), ("d_model", 1)):
+        if layers[0].shape[axis] != config[name]:
             raise FormatError(
                 f"{folder}: config.json says {name}={config[name]}, the weights have "
-                f"{getattr(dictionary, name)}"
+                f"{layers[0].shape[axis]}"
             )
-    return dictionary
+    by_feature = {name: _stacked([f.optional(name) for f in opened]) for name in BY_FEATURE}
+    return Found(
+        KINDS[config["kind"]],
+        layers,
+        activations.from_config(config["activation"], **by_feature),
+        config["feature_input_hook"],
+        config["feature_output_hook"],
+        config.get("model_name"),
+    )
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    config = json.loads((folder / CONFIG).read_text())
+    config = read_json(folder / CONFIG)
     if config.get("version") != VERSION:
         raise FormatError(
             f"{folder} is in version {config.get('version')} of this format; this package reads "
@@ -141,20 +127,32 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder / CONFIG} lacks or misstates {', '.join(wrong) or 'kind or n_layers'}; "
             f"kind is one of {', '.join(map(repr, KINDS))}"
         )
-    config.setdefault("model_name", None)
     return config
 
 
-def _layer(file: Path, device: str | None, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise FormatError(f"{file} is missing: the dictionary is not complete")
-    try:
-        with safe_open(file, framework="pt", device=device or "cpu") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise FormatError(f"{file} is truncated or corrupt: {error}") from error
-    lacking = [name for name in PARTS if name not in tensors]
-    unknown = [name for name in tensors if name not in (*PARTS, "W_skip", "threshold")]
+def _open(path: Path) -> TensorFile:
+    file = TensorFile(path)
+    lacking = [name for name in PARTS if name not in file]
+    unknown = [name for name in file.infos if name not in (*PARTS, *MORE, *BY_FEATURE)]
     if lacking or unknown:
-        raise FormatError(f"{file}: lacks {lacking}, holds unknown {unknown}")
-    return tensors if dtype is None else {k: t.to(dtype) for k, t in tensors.items()}
+        raise FormatError(f"{path}: lacks {lacking}, holds unknown {unknown}")
+    return file
+
+
+def _layer(file: TensorFile) -> StoredLayer:
+    shape = file.shape("W_dec")
+    if len(shape) != 3:
+        raise FormatError(f"{file.path}: W_dec is {shape}, expected [feature, written, d_model]")
+    return StoredLayer(
+        Stored(file, "W_enc"),
+        file.read("b_enc"),
+        tuple(Stored(file, "W_dec", (slice(None), k)) for k in range(shape[1])),
+        file.read("b_dec"),
+        Stored(file, "W_skip") if "W_skip" in file else None,
+        file.optional("offset"),
+    )
+
+
+def _stacked(found: list[Tensor | None]) -> Tensor | None:
+    tensors = [tensor for tensor in found if tensor is not None]
+    return torch.stack(tensors) if len(tensors) == len(found) else None

@@ -4,18 +4,21 @@ and what each tensor means, is in plugins/sae_lens/cross_layer.py."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tl_attribution.dictionaries import activations
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
-from tl_attribution.dictionaries.transcoder import LayerWeights
+from tl_attribution.dictionaries.formats.common import Found, need, peek, read_json
+from tl_attribution.dictionaries.layers import LayerWeights, StoredLayer
+from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.errors import FormatError
+
+NAME = "sae-lens cross-layer transcoder"
+NEEDS = "cfg.json with architecture cross_layer_transcoder, and sae_weights.safetensors"
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 ARCHITECTURE = "cross_layer_transcoder"
@@ -25,32 +28,60 @@ OPTIONAL = ("W_skip", "threshold")
 
 def recognise(folder: Path) -> bool:
     """Whether the folder holds a cross-layer transcoder of SAELens."""
-    try:
-        return json.loads((folder / CONFIG).read_text())["architecture"] == ARCHITECTURE
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return peek(folder / CONFIG).get("architecture") == ARCHITECTURE
 
 
-def read(folder: Path, *, device: str | None, dtype: torch.dtype | None) -> CrossLayerTranscoder:
+def read(folder: Path) -> Found:
     """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or does not
     say what it must, and MismatchError for shapes that don't fit each other."""
-    config = json.loads((folder / CONFIG).read_text())
-    lacking = [
-        key
-        for key, kind in (
-            ("n_layers", int),
-            ("activation", dict),
-            ("feature_input_hook", str),
-            ("feature_output_hook", str),
+    config = read_json(folder / CONFIG)
+    need(
+        config,
+        folder / CONFIG,
+        n_layers=int,
+        activation=dict,
+        feature_input_hook=str,
+        feature_output_hook=str,
+    )
+    file = TensorFile(folder / WEIGHTS)
+    _check(file, config["n_layers"])
+    biases = {name: file.read(name) for name in ("b_enc", "b_dec")}
+    layers = [
+        StoredLayer(
+            Stored(file, "W_enc", (layer,), transposed=True),
+            biases["b_enc"][layer],
+            tuple(
+                Stored(file, f"W_dec.{layer}", (slice(None), k))
+                for k in range(file.shape(f"W_dec.{layer}")[1])
+            ),
+            biases["b_dec"][layer],
+            Stored(file, "W_skip", (layer,)) if "W_skip" in file else None,
         )
-        if not isinstance(config.get(key), kind)
+        for layer in range(config["n_layers"])
     ]
-    if lacking or config["n_layers"] < 1:
+    metadata = config.get("metadata")
+    return Found(
+        CrossLayerTranscoder,
+        layers,
+        activations.from_config(config["activation"], file.optional("threshold")),
+        config["feature_input_hook"],
+        config["feature_output_hook"],
+        metadata.get("model_name") if isinstance(metadata, dict) else None,
+    )
+
+
+def _check(file: TensorFile, n_layers: int) -> None:
+    needed = {*STACKED, *(f"W_dec.{layer}" for layer in range(n_layers))}
+    held = set(file.infos)
+    lacking, unknown = needed - held, held - needed - set(OPTIONAL)
+    stacked = held & {*STACKED, *OPTIONAL}
+    short = [name for name in sorted(stacked) if file.shape(name)[:1] != (n_layers,)]
+    flat = [name for name in sorted(needed & held - stacked) if len(file.shape(name)) != 3]
+    if n_layers < 1 or lacking or unknown or short or flat:
         raise FormatError(
-            f"{folder / CONFIG} lacks or misstates {', '.join(lacking or ['n_layers'])}"
+            f"{file.path}: lacks {sorted(lacking)}, holds unknown {sorted(unknown)}, does not have "
+            f"{n_layers} layers in {short}, nor feature, written and d_model in {flat}"
         )
-    tensors = _tensors(folder / WEIGHTS, config["n_layers"], device, dtype)
-    return assemble(config, tensors, (config.get("metadata") or {}).get("model_name"))
 
 
 def assemble(
@@ -76,24 +107,3 @@ def assemble(
         feature_output_hook=config["feature_output_hook"],
         model_name=model_name,
     )
-
-
-def _tensors(
-    file: Path, n_layers: int, device: str | None, dtype: torch.dtype | None
-) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise FormatError(f"{file} is missing: the dictionary is not complete")
-    try:
-        with safe_open(file, framework="pt", device=device or "cpu") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise FormatError(f"{file} is truncated or corrupt: {error}") from error
-    needed = {*STACKED, *(f"W_dec.{layer}" for layer in range(n_layers))}
-    lacking, unknown = needed - set(tensors), set(tensors) - needed - set(OPTIONAL)
-    short = [n for n in tensors if n in (*STACKED, *OPTIONAL) and len(tensors[n]) != n_layers]
-    if lacking or unknown or short:
-        raise FormatError(
-            f"{file}: lacks {sorted(lacking)}, holds unknown {sorted(unknown)}, and of "
-            f"{n_layers} layers not all in {short}"
-        )
-    return tensors if dtype is None else {k: t.to(dtype) for k, t in tensors.items()}

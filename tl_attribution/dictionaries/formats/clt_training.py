@@ -1,0 +1,195 @@
+"""EleutherAI's clt-training (and sparsify's transcoders): a folder a layer, ``cfg.json`` and
+``sae.safetensors``.
+
+A coder reads at its own layer, and its ``W_decs.k`` [feature, d_model] writes k layers above, each
+with its own bias: a layer's bias is the sum of those of all coders that write to it. With
+``normalize_io`` a coder reads x · sqrt(d) / ``in_norm``, and what is written at its layer, by
+itself and by others, is multiplied by ``out_norm`` / sqrt(d). ``post_encs.k`` is added to active
+features before ``W_decs.k``, then ``post_enc_scales.k`` multiplies. Source: clt-training cf9821f,
+``sparse_coder.py``, ``runner.py``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tl_attribution.dictionaries.activations import TopK
+from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
+from tl_attribution.dictionaries.formats.common import (
+    Found,
+    below,
+    by_layer,
+    check_width,
+    need,
+    number_in,
+    one_of,
+    peek,
+    read_json,
+    same,
+)
+from tl_attribution.dictionaries.layers import StoredLayer
+from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.tensor_files import TensorFile
+from tl_attribution.dictionaries.transcoders import TranscoderSet
+from tl_attribution.errors import FormatError
+
+NAME = "clt-training"
+NEEDS = "a folder for each layer (layers.0.mlp, …), each with cfg.json and sae.safetensors"
+
+CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+DEFAULTS: dict[str, Any] = {
+    "activation": "topk",
+    "transcode": False,
+    "n_targets": 0,
+    "normalize_io": False,
+    "divide_cross_layer": False,
+    "coalesce_topk": "none",
+    "secondary_target_tied": False,
+}
+EXPECTED = {
+    "activation": ("topk",),  # batchtopk files hold no threshold, groupmax is no TopK
+    "transcode": (True,),
+    "coalesce_topk": ("none",),
+    "secondary_target_tied": (False,),
+}
+
+
+class _Coder(NamedTuple):
+    file: TensorFile
+    config: dict[str, Any]
+    targets: int
+
+    def name(self, part: str, k: int) -> str:
+        """A part's name for the target k layers above; coders with one target have no lists."""
+        many = f"{part}s.{k}"
+        return many if many in self.file else part
+
+    def norm(self, end: str) -> float:
+        """``in_norm`` / sqrt(d) or ``out_norm`` / sqrt(d)."""
+        if not self.config["normalize_io"]:
+            return 1.0
+        return float(self.file.read(f"{end}_norm")) / self.config["d_in"] ** 0.5
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [f.parent for f in below(folder, WEIGHTS) if "d_in" in peek(f.parent / CONFIG)]
+
+
+def recognise(folder: Path) -> bool:
+    """Whether the folder, or folders in it, are sparse coders."""
+    return bool(_folders(folder))
+
+
+def read(folder: Path) -> Found:
+    """Open a CLT, or a set of transcoders where each has one target."""
+    numbered = [(_number(one), one) for one in _folders(folder)]
+    ordered = by_layer(numbered, folder, "coder")
+    coders = [_coder(one) for one in ordered]
+    crossing = any(coder.targets > 1 for coder in coders)
+    layers = [_layer(coders, i) for i in range(len(coders))]
+    k = same((coder.config["k"] for coder in coders), "k", folder)
+    run = peek(folder / "config.json")
+    at_mlp = all(one.name.endswith(".mlp") for one in ordered) and not run.get("hookpoints_in")
+    return Found(
+        CrossLayerTranscoder if crossing else TranscoderSet,
+        layers,
+        TopK(k),
+        "mlp.hook_in" if at_mlp else None,
+        "mlp.hook_out" if at_mlp else None,
+        run["model"] if isinstance(run.get("model"), str) else None,
+    )
+
+
+def _number(folder: Path) -> int:
+    layer = number_in(folder.name, r"(\d+)")
+    if layer is None:
+        raise FormatError(f"{folder}: its name does not say a layer, expected one as layers.3.mlp")
+    return layer
+
+
+def _coder(folder: Path) -> _Coder:
+    config = DEFAULTS | read_json(folder / CONFIG)
+    need(config, folder / CONFIG, d_in=int, k=int, n_targets=int)
+    for key, known in EXPECTED.items():
+        one_of(config, key, folder / CONFIG, known)
+    file = TensorFile(folder / WEIGHTS)
+    check_width(file, "encoder.weight", 1, config["d_in"])
+    return _Coder(file, config, max(1, config["n_targets"]))
+
+
+def _layer(coders: list[_Coder], i: int) -> StoredLayer:
+    coder = coders[i]
+    file, targets = coder.file, coder.targets
+    if i + targets > len(coders):
+        raise FormatError(
+            f"{file.path}: writes {targets} layers up, beyond the {len(coders)} that there are"
+        )
+    gain = 1 / coder.norm("in")
+    features = file.shape("encoder.weight")[0]
+    names = [(coder.name("W_dec", k), _written(coders, i, k)) for k in range(targets)]
+    offsets = [file.optional(coder.name("post_enc", k)) for k in range(targets)]
+    return StoredLayer(
+        Stored(file, "encoder.weight", row_scale=_scale(features, gain)),
+        file.read("encoder.bias"),
+        tuple(
+            Stored(file, name, row_scale=_scale(features, gain, _feature_scale(coder, k)))
+            for k, (name, gain) in enumerate(names)
+        ),
+        _bias(coders, i),
+        _skip(coder, gain * coder.norm("out")),
+        _offset(offsets),
+    )
+
+
+def _scale(features: int, gain: float, each: Tensor | None = None) -> Tensor | None:
+    if gain == 1.0:
+        return each
+    return torch.full((features,), gain) if each is None else each * gain
+
+
+def _feature_scale(coder: _Coder, k: int) -> Tensor | None:
+    return coder.file.optional(coder.name("post_enc_scale", k))
+
+
+def _written(coders: list[_Coder], i: int, k: int) -> float:
+    """What multiplies everything that coder i writes k layers above its own."""
+    target = coders[i + k]
+    others = sum(s + coders[s].targets > i + k for s in range(i + k))
+    divided = target.config["divide_cross_layer"] and k > 0
+    return target.norm("out") / (max(1, others) if divided else 1)
+
+
+def _bias(coders: list[_Coder], target: int) -> Tensor:
+    writing = [s for s in range(target + 1) if s + coders[s].targets > target]
+    return torch.stack(
+        [
+            coders[s].file.read(coders[s].name("b_dec", target - s))
+            * _written(coders, s, target - s)
+            for s in writing
+        ]
+    ).sum(0)
+
+
+def _offset(found: list[Tensor | None]) -> Tensor | None:
+    if all(one is None or not one.any() for one in found):
+        return None
+    some = next(one for one in found if one is not None)
+    return torch.stack([torch.zeros_like(some) if one is None else one for one in found], 1)
+
+
+def _skip(coder: _Coder, gain: float) -> Stored | None:
+    """The skip to the coder's own layer, of x as it is. One to layers above is refused."""
+    file, name = coder.file, coder.name("W_skip", 0)
+    above = [f"W_skips.{k}" for k in range(1, coder.targets) if f"W_skips.{k}" in file]
+    if crossing := [one for one in above if file.read(one).any()]:
+        raise FormatError(
+            f"{file.path}: {', '.join(crossing)} skip to layers above their own, which this "
+            "package cannot trace; train without skip_connection or without cross_layer"
+        )
+    if name not in file:
+        return None
+    return Stored(file, name, row_scale=_scale(file.shape(name)[0], gain))
