@@ -30,6 +30,10 @@ class NotFoundError(TlAttributionError, LookupError):
     """A name or path that leads nowhere; the message suggests the nearest."""
 
 
+class HubError(TlAttributionError, ConnectionError):
+    """The Hub refused, failed or could not be reached, or holds something else than expected."""
+
+
 class ProofError(TlAttributionError, RuntimeError):
     """The frozen model does not give back the host's activations: no graph of it would be true."""
 
