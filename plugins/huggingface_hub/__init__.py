@@ -23,10 +23,11 @@ class HuggingFaceHub:
     imported when it is used."""
 
     def download(self, address: Address, progress: Progress | None) -> Path:
-        """See :func:`.download.download`."""
+        """See :func:`.download.download` and :func:`.elsewhere.gathered`."""
         from tl_attribution.plugins.huggingface_hub.download import download
+        from tl_attribution.plugins.huggingface_hub.elsewhere import gathered
 
-        return download(address, progress)
+        return gathered(download(address, progress), progress)
 
     def publish(
         self,

@@ -52,26 +52,26 @@ def download(address: Address, progress: Progress | None = None) -> Path:
         with suppress(HubError):
             return _cached(address)
     try:
-        commit, listed = _listed(address)
+        commit, there = listed(address)
     except UnreachableError as error:
         try:
             return _cached(address)
         except HubError as lacking:
             raise HubError(f"{error}; and {lacking}") from None
-    sizes = {name: one.size for name, one in listed.items()}
-    files = [listed[name] for name in remote.needed(sizes, address)]
-    snapshot = _storage(address) / "snapshots" / commit
+    sizes = {name: one.size for name, one in there.items()}
+    files = [there[name] for name in remote.needed(sizes, address)]
+    snapshot = storage(address) / "snapshots" / commit
     settings = [one for one in files if remote.is_settings(one.name)]
     whole = bool(settings) and all((snapshot / one.name).exists() for one in settings)
     wanted = [one for one in files if not (whole and (snapshot / one.name).exists())]
-    with _shown(address, wanted, progress):
-        _fetch(address, commit, [one for one in wanted if one not in settings])
-        _fetch(address, commit, [one for one in wanted if one in settings])
+    with shown(address, wanted, progress):
+        fetch(address, commit, [one for one in wanted if one not in settings])
+        fetch(address, commit, [one for one in wanted if one in settings])
         _remember(address, commit, files[-1])
     return snapshot / address.folder
 
 
-def _listed(address: Address) -> tuple[str, dict[str, Remote]]:
+def listed(address: Address) -> tuple[str, dict[str, Remote]]:
     """The commit that the revision is now, and its files."""
     with told(f"cannot look at {address}", address.repo):
         info = HfApi().model_info(address.repo, revision=address.revision, files_metadata=True)
@@ -88,7 +88,7 @@ def _listed(address: Address) -> tuple[str, dict[str, Remote]]:
     return info.sha, files
 
 
-def _storage(address: Address) -> Path:
+def storage(address: Address) -> Path:
     """The repository's folder in the cache, whose layout huggingface_hub documents."""
     folder = repo_folder_name(repo_id=address.repo, repo_type="model")
     return Path(huggingface_hub.constants.HF_HUB_CACHE) / folder
@@ -96,22 +96,22 @@ def _storage(address: Address) -> Path:
 
 def _cached(address: Address) -> Path:
     """The dictionary as it was last fetched. Raises HubError if it was not, or not whole."""
-    storage = _storage(address)
-    ref = storage / "refs" / address.revision
+    place = storage(address)
+    ref = place / "refs" / address.revision
     commit = ref.read_text().strip() if ref.is_file() else address.revision
-    snapshot = storage / "snapshots" / commit
+    snapshot = place / "snapshots" / commit
     held = [path for path in snapshot.rglob("*") if path.is_file()]
     sizes = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in held}
     try:
         files = remote.needed(sizes, address)
     except HubError:
-        raise HubError(f"the cache in {storage.parent} does not hold {address}") from None
+        raise HubError(f"the cache in {place.parent} does not hold {address}") from None
     if not any(remote.is_settings(name) for name in files):
-        raise HubError(f"the cache in {storage.parent} holds only a part of {address}")
+        raise HubError(f"the cache in {place.parent} holds only a part of {address}")
     return snapshot / address.folder
 
 
-def _fetch(address: Address, commit: str, files: list[Remote]) -> None:
+def fetch(address: Address, commit: str, files: list[Remote]) -> None:
     """Fetch some files, going on where an earlier try ended, and check them."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         running = [pool.submit(_fetch_one, address, commit, one) for one in files]
@@ -153,7 +153,7 @@ def _remember(address: Address, commit: str, one: Remote) -> None:
 
 
 @contextmanager
-def _shown(address: Address, files: list[Remote], progress: Progress | None) -> Iterator[None]:
+def shown(address: Address, files: list[Remote], progress: Progress | None) -> Iterator[None]:
     """Tell ``progress`` how many bytes have arrived, in place of the Hub's own bars."""
     if progress is None or not files:
         yield
@@ -174,7 +174,7 @@ def _shown(address: Address, files: list[Remote], progress: Progress | None) -> 
 def _watch(
     address: Address, files: list[Remote], progress: Progress, over: threading.Event
 ) -> None:
-    blobs, total = _storage(address) / "blobs", sum(one.size for one in files)
+    blobs, total = storage(address) / "blobs", sum(one.size for one in files)
     digests = {one.digest for one in files}
     while not over.wait(SECONDS):
         held = [path for path in blobs.glob("*") if path.name.partition(".")[0] in digests]

@@ -140,7 +140,7 @@ def needed(sizes: Mapping[str, int], where: Address) -> list[str]:
             if path.parent.parent == top != path.parent and re.search(r"\d", path.parent.name)
         ]
         _one_a_layer({path.parent.name for path in chosen}, where)
-    if not chosen:
+    if not chosen and top / "config.yaml" not in files:
         raise HubError(_no_dictionary(files, where))
     folders = {top, *(path.parent for path in chosen)}
     told = [
