@@ -168,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         if name.startswith("somebody-else/"):
             self.reply(b"{}", 403, X_Error_Message=f"No rights, {self.headers['Authorization']}")
         elif name in self.state.repos:
-            self.json({"error": "You already created this model repo"}, 409)
+            self.json({"error": "You already created this", "url": f"{self.state.url}/{name}"}, 409)
         else:
             private = asked.get("private") or asked.get("visibility") == "private"
             self.state.repos[name] = Repo(private=bool(private))

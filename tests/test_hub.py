@@ -10,24 +10,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import ModelCard, constants, utils
+from huggingface_hub.utils import _http
 
 import tl_attribution as tla
+from tests.cli.conftest import cli
+from tests.cli.running import Ran, is_one_line_about
+from tests.dictionaries.small import N_LAYERS, X, small
 from tests.hub_server import SIGNATURE, TOKEN, Repo, State, serving
-from tests.models import D_MODEL, N_LAYERS
-from tests.random_dictionaries import transcoder
 from tl_attribution.atlas import corpus
 from tl_attribution.dictionaries import publishing, remote
 from tl_attribution.errors import HubError, InputError, NotFoundError, TlAttributionError
 
+__all__ = ["cli"]
 # The client's own way to send a file to storage, which its HTTP library discourages.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<:DeprecationWarning")
 
 ATLAS = Path(corpus.__file__).parent / "dictionary"
 REPO = "me/tiny-clt"
-X = torch.randn(N_LAYERS, 5, D_MODEL, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
@@ -44,27 +46,25 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
             "HF_TOKEN_PATH": str(tmp_path / "token"),
         }
         for name, value in patched.items():
-            monkeypatch.setattr(huggingface_hub.constants, name, value)
+            monkeypatch.setattr(constants, name, value)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between tries
         _forget_sessions()
-        huggingface_hub.utils.disable_progress_bars()
+        utils.disable_progress_bars()
         yield state
-        huggingface_hub.utils.enable_progress_bars()
+        utils.enable_progress_bars()
         _forget_sessions()
 
 
 def _forget_sessions() -> None:
     """Clients before 1.0 decide on being offline when a session opens."""
-    getattr(huggingface_hub.utils._http, "reset_sessions", lambda: None)()
+    getattr(_http, "reset_sessions", lambda: None)()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A tiny dictionary's files."""
-    dictionary = transcoder()
-    dictionary.model_name = "gpt2"
-    dictionary.save(tmp_path / "d")
+    small().save(tmp_path / "d")
     return tmp_path / "d"
 
 
@@ -83,7 +83,7 @@ def test_what_is_published_is_what_others_load(hub: State, folder: Path) -> None
     assert done.address == f"{REPO}@v1"
     assert len(hub.repos[REPO].commits) == 2  # the repository's first, and all of ours
     loaded = tla.load_dictionary(REPO)
-    assert torch.equal(loaded.encode(X), transcoder().encode(X))
+    assert torch.equal(loaded.encode(X), small().encode(X))
     assert loaded.model_name == "gpt2"
     for source in (f"{REPO}@v1", f"{REPO}@{done.commit}", f"hf://{REPO}", f"{REPO}@main"):
         assert repr(tla.load_dictionary(source)) == repr(loaded)
@@ -109,14 +109,14 @@ def test_offline_the_cache_is_enough(
     hub: State, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = publishing.publish(folder, REPO)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     _forget_sessions()
     with pytest.raises(HubError, match=r"HF_HUB_OFFLINE is set; and the cache in .* does not hold"):
         tla.load_dictionary(REPO)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     _forget_sessions()
     loaded = tla.load_dictionary(REPO)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     _forget_sessions()
     for source in (REPO, f"{REPO}@{done.commit}"):
         assert torch.equal(tla.load_dictionary(source).encode(X), loaded.encode(X))
@@ -134,7 +134,7 @@ def test_a_folder_of_a_repository_and_folders_of_layers(hub: State, folder: Path
     repo = hub.repos[REPO]
     tree = {f"deep/{n}": held for n, held in repo.commits[repo.branches["main"]].items()}
     repo.commit("main", tree)
-    assert torch.equal(tla.load_dictionary(f"{REPO}/deep").encode(X), transcoder().encode(X))
+    assert torch.equal(tla.load_dictionary(f"{REPO}/deep").encode(X), small().encode(X))
     with pytest.raises(HubError, match=r"none of the layouts of a dictionary \(found: deep/\)"):
         tla.load_dictionary(REPO)
     sizes = {f"gpt2-tc{i}/sae.safetensors": 9 for i in range(3)}
@@ -146,17 +146,56 @@ def test_a_folder_of_a_repository_and_folders_of_layers(hub: State, folder: Path
         remote.needed({**sizes, "gpt2-tc1-large/sae.safetensors": 9}, at)
 
 
+CONFIG = """\
+model_name: gpt2
+model_kind: transcoder_set
+feature_input_hook: mlp.hook_in
+feature_output_hook: hook_mlp_out
+transcoders:
+- hf://them/weights/a/layer_0.safetensors
+- "hf://them/weights/b/layer_1.safetensors?revision=v2"
+- ours.safetensors
+"""
+
+
+def test_a_config_may_name_files_of_other_repositories(
+    hub: State, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    hub.repos["them/weights"], hub.repos[REPO] = Repo(), Repo()
+    theirs, ours = hub.repos["them/weights"], hub.repos[REPO]
+    theirs.commit("main", {"a/layer_0.safetensors": ("lfs", b"zero")})
+    theirs.tags["v2"] = theirs.commit("x", {"b/layer_1.safetensors": ("lfs", b"one")})
+    named = {"set/config.yaml": ("regular", CONFIG.encode())}
+    ours.commit(
+        "main", {**named, "set/ours.safetensors": ("lfs", b"two"), "big.bin": ("lfs", b"x")}
+    )
+    gathered = remote.hub().download(remote.Address(REPO, "set"), None)
+    weights = {p.name: p.read_bytes() for p in gathered.glob("*.safetensors")}
+    assert weights == {f"layer_{i}.safetensors": w for i, w in enumerate((b"zero", b"one", b"two"))}
+    assert "hf://" not in (gathered / "config.yaml").read_text()
+    assert "- layer_2.safetensors" in (gathered / "config.yaml").read_text()
+    hub.fail(".*", 503)
+    assert remote.hub().download(remote.Address(REPO, "set"), None) == gathered
+    hub.faults.clear()
+    for i, name in enumerate(("hf://them/weights/evil.pt", "../../x.npz", "hf://them/../x.npz")):
+        config = CONFIG.replace("ours.safetensors", name)
+        ours.commit("main", {f"bad{i}/config.yaml": ("regular", config.encode())})
+        with pytest.raises(HubError, match=r"only \.safetensors and \.npz|lies outside of it"):
+            remote.hub().download(remote.Address(REPO, f"bad{i}"), None)
+
+
 def test_a_cut_download_goes_on_where_it_ended(hub: State, folder: Path) -> None:
-    publishing.publish(folder, REPO)
+    done = publishing.publish(folder, REPO)
     hub.hang_up("GET .*layer_1", after=1000)
     with pytest.raises(HubError, match=r"cannot download layer_1.safetensors .*try again"):
         tla.load_dictionary(REPO)
     hub.fail("GET /api/models", 500)
     with pytest.raises(HubError, match="holds only a part of"):  # not read as a smaller one
-        tla.load_dictionary(REPO)
+        tla.load_dictionary(f"{REPO}@{done.commit}")
     hub.faults.clear()
     hub.asked.clear()
-    assert torch.equal(tla.load_dictionary(REPO).encode(X), transcoder().encode(X))
+    assert torch.equal(tla.load_dictionary(REPO).encode(X), small().encode(X))
     assert not [line for line in hub.asked if "GET" in line and "layer_0" in line]
     assert [line for line in hub.asked if line.endswith("layer_1.safetensors bytes=1000-")]
 
@@ -168,21 +207,24 @@ def test_what_arrives_damaged_is_found_and_removed(hub: State, folder: Path) -> 
     with pytest.raises(HubError, match=r"layer_\d.safetensors .*arrived damaged"):
         tla.load_dictionary(REPO)
     hub.stored.update(right)
-    assert torch.equal(tla.load_dictionary(REPO).encode(X), transcoder().encode(X))
+    assert torch.equal(tla.load_dictionary(REPO).encode(X), small().encode(X))
 
 
-def test_an_upload_that_is_cut_publishes_nothing_and_goes_on(hub: State, folder: Path) -> None:
+def test_an_upload_that_is_cut_publishes_nothing_and_goes_on(
+    hub: State, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     hub.hang_up("PUT .*", after=500, times=99)
     with pytest.raises(
         HubError, match=f"cannot publish to {REPO}: the connection .*failed"
     ) as told:
         publishing.publish(folder, REPO)
     assert SIGNATURE not in str(told.value)
+    assert "Retrying" in caplog.text
+    assert SIGNATURE not in caplog.text
     assert files(hub) == set()
     assert len(hub.repos[REPO].commits) == 1
     hub.faults.clear()
-    hub.fail("PUT .*", 500, times=99)
-    hub.faults = hub.faults[: len(LAYERS) * 99]
+    hub.fail("PUT .*", 500)
     with pytest.raises(HubError, match="trouble"):
         publishing.publish(folder, REPO)
     assert files(hub) == set()
@@ -199,9 +241,9 @@ def test_a_new_dictionary_replaces_the_old_one_whole(hub: State, folder: Path) -
     repo = hub.repos[REPO]
     more = {"layer_7.safetensors": ("regular", b"old"), "notes.md": ("regular", b"mine")}
     repo.commit("main", {**repo.commits[repo.branches["main"]], **more})
-    transcoder(seed=3).push_to_hub(REPO)
+    small(3).push_to_hub(REPO)
     assert files(hub) == {*WHOLE, "notes.md"}
-    assert torch.equal(tla.load_dictionary(REPO).encode(X), transcoder(seed=3).encode(X))
+    assert torch.equal(tla.load_dictionary(REPO).encode(X), small(3).encode(X))
 
 
 def test_the_card_tells_what_it_is_and_holds_names_as_text(hub: State, folder: Path) -> None:
@@ -213,7 +255,7 @@ def test_the_card_tells_what_it_is_and_holds_names_as_text(hub: State, folder: P
     assert files(hub) == {*WHOLE, "evaluation.json"}
     repo = hub.repos[REPO]
     card = repo.commits[repo.branches["main"]]["README.md"][1].decode()
-    data = huggingface_hub.ModelCard(card).data.to_dict()
+    data = ModelCard(card).data.to_dict()
     assert data["license"] == "mit"
     assert data["library_name"] == "tl-attribution"
     assert {"tl-attribution", "cross-layer-transcoder", "gpt2"} <= set(data["tags"])
@@ -293,7 +335,7 @@ def told(kind: type[Exception], said: str, call: Callable[[], Any]) -> None:
 def test_a_hub_that_does_not_answer_in_time(
     hub: State, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     told(
         HubError, "the connection to http://127.0.0.1:9 failed.*", lambda: tla.load_dictionary(REPO)
     )
@@ -309,6 +351,22 @@ def test_progress_tells_bytes(hub: State, folder: Path, monkeypatch: pytest.Monk
     total = sum((folder / name).stat().st_size for name in WHOLE - {"README.md"})
     assert {whole for _, whole, _ in seen} == {total}
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+
+
+def test_a_dry_run_shows_everything_and_sends_nothing(
+    hub: State, folder: Path, cli: Callable[..., Ran]
+) -> None:
+    ran = cli("publish", folder, REPO, "--dry-run", "--licence", "mit")
+    assert ran.code == 0
+    assert all(name in ran.out for name in ("config.json", "layer_2.safetensors", "README.md"))
+    assert "license: mit" in ran.out
+    assert "tl-attribution evaluate PATH" in ran.out
+    assert hub.asked == []
+    assert is_one_line_about(cli("publish", folder.parent, REPO), "no dictionary in our format")
+    assert is_one_line_about(cli("publish", folder / "no", REPO), "no dictionary at")
+    (folder / "layer_1.safetensors").write_bytes(b"not safetensors")
+    assert is_one_line_about(cli("publish", folder, REPO), "layer_1.safetensors")
+    assert hub.asked == []
 
 
 @pytest.mark.slow

@@ -10,8 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import huggingface_hub
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import (
     are_progress_bars_disabled,
@@ -91,7 +90,7 @@ def listed(address: Address) -> tuple[str, dict[str, Remote]]:
 def storage(address: Address) -> Path:
     """The repository's folder in the cache, whose layout huggingface_hub documents."""
     folder = repo_folder_name(repo_id=address.repo, repo_type="model")
-    return Path(huggingface_hub.constants.HF_HUB_CACHE) / folder
+    return Path(constants.HF_HUB_CACHE) / folder
 
 
 def _cached(address: Address) -> Path:

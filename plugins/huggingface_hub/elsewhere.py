@@ -9,9 +9,8 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import huggingface_hub
 import yaml
-from huggingface_hub import cached_assets_path
+from huggingface_hub import cached_assets_path, constants
 
 from tl_attribution.dictionaries import remote
 from tl_attribution.dictionaries.remote import Address, Progress
@@ -63,7 +62,6 @@ def _config(file: Path) -> dict[str, Any]:
 
 
 def _place(folder: Path) -> Path:
-    constants = huggingface_hub.constants
     snapshot = folder.relative_to(constants.HF_HUB_CACHE)
     return Path(
         cached_assets_path(

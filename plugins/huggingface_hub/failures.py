@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import huggingface_hub
+from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,8 +22,24 @@ from huggingface_hub.errors import (
 from tl_attribution.errors import HubError, NotFoundError, TlAttributionError
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+NETWORK = ("httpcore", "httpx", "requests", "urllib3", "hf_xet")
+"""Beginnings of the names of modules whose errors are the connection's."""
+OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+LOGGERS = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
+"""Log every retry, with the link that failed."""
 BUGS = (TypeError, AttributeError, NameError, AssertionError, NotImplementedError)
 """Ours rather than the Hub's: shown as they are."""
+
+
+class _WithoutSecrets(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = without_secrets(record.getMessage()), ()
+        return True
+
+
+_FILTER = _WithoutSecrets()
+for _name in LOGGERS:
+    logging.getLogger(_name).addFilter(_FILTER)
 
 
 class UnreachableError(HubError):
@@ -44,7 +62,7 @@ def _ours(error: Exception, what: str, repo: str) -> TlAttributionError:
     causes = list(_causes(error))
     status = next((code for code in map(_status, causes) if code), None)
     if any(isinstance(c, (OfflineModeIsEnabled, LocalEntryNotFoundError)) for c in causes):
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
+        if constants.HF_HUB_OFFLINE:
             return UnreachableError(f"{what}: offline, since HF_HUB_OFFLINE is set")
         return UnreachableError(f"{what}: {_endpoint()} does not answer")
     if any(isinstance(cause, GatedRepoError) for cause in causes):
@@ -69,10 +87,7 @@ def _by_status(
     said = _said(causes)
     told = f" ({said})" if said else ""
     if status is None:
-        return UnreachableError(
-            f"{what}: the connection to {_endpoint()} failed ({_plain(causes[-1])}); try again: "
-            "what is already downloaded is kept"
-        )
+        return _without_status(causes, what)
     if status == 403:
         return HubError(
             f"{what}: your token may not do that with {repo}{told}. Use one with the permission: "
@@ -85,6 +100,18 @@ def _by_status(
     if status >= 500:
         return UnreachableError(f"{what}: the Hub has trouble ({status}){told}; try again later")
     return HubError(f"{what}: the Hub answered {status}{told}")
+
+
+def _without_status(causes: list[BaseException], what: str) -> TlAttributionError:
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in OF_THIS_MACHINE:
+            return HubError(f"{what}: {cause.strerror}, on this machine: {cause.filename or ''}")
+    if any(isinstance(c, OSError) or type(c).__module__.startswith(NETWORK) for c in causes):
+        return UnreachableError(
+            f"{what}: the connection to {_endpoint()} failed ({_plain(causes[-1])}); try again: it "
+            "goes on where it ended"
+        )
+    return HubError(f"{what}: {_plain(causes[0])}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -109,14 +136,18 @@ def _plain(error: BaseException) -> str:
 
 
 def _endpoint() -> str:
-    return huggingface_hub.constants.ENDPOINT
+    return constants.ENDPOINT
 
 
 def clean(text: str) -> str:
-    """One short line without tokens and without what follows the ``?`` of a link."""
-    token = huggingface_hub.get_token()
+    """One short line, without secrets."""
+    return " ".join(without_secrets(text).split())[:300]
+
+
+def without_secrets(text: str) -> str:
+    """``text`` without tokens and without what follows the ``?`` of a link."""
+    token = get_token()
     if token:
         text = text.replace(token, "…")
-    text = re.sub(r"\bhf_[A-Za-z0-9_]{6,}", "…", text)
-    text = re.sub(r"(https?://[^\s?]+)\?\S+", r"\1", text)
-    return " ".join(text.split())[:300]
+    text = re.sub(r"\bhf_[A-Za-z0-9]{10,}", "…", text)
+    return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1", text)

@@ -13,7 +13,7 @@ import pytest
 import tl_attribution as tla
 from tests.cli.conftest import cli
 from tests.cli.running import Ran, is_one_line_about
-from tests.random_dictionaries import transcoder
+from tests.dictionaries.small import small
 from tl_attribution.dictionaries import names, registry, remote
 from tl_attribution.dictionaries.remote import Address
 from tl_attribution.errors import FormatError, InputError, NotFoundError
@@ -59,10 +59,10 @@ def test_the_entry_of_atlas_is_true() -> None:
 
 
 def test_a_users_own_file_adds_names(own: Callable[[Any], Path], tmp_path: Path) -> None:
-    transcoder().save(tmp_path / "mine")
-    own({"my-clt": {"source": "./mine", "model": "me/mine", "reads": "hook_resid_mid"}})
+    small().save(tmp_path / "mine")
+    own({"my-clt": {"source": "./mine", "model": "me/mine", "reads": "hook_resid_pre"}})
     loaded = tla.load_dictionary("my-clt")
-    assert loaded.feature_input_hook == "hook_resid_mid"
+    assert loaded.feature_input_hook == "hook_resid_pre"
     assert tla.load_dictionary("my-clt", feature_input_hook="x").feature_input_hook == "x"
     assert set(names.trained_on("MINE")) == {"my-clt"}
     with pytest.raises(NotFoundError, match="did you mean 'my-clt'"):
