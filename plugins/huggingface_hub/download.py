@@ -111,7 +111,7 @@ def _cached(address: Address) -> Path:
 
 
 def fetch(address: Address, commit: str, files: list[Remote]) -> None:
-    """Fetch some files, going on where an earlier try ended, and check them."""
+    """Fetch some files, unless an earlier try has, and check them."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         running = [pool.submit(_fetch_one, address, commit, one) for one in files]
         try:

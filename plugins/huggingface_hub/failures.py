@@ -108,8 +108,8 @@ def _without_status(causes: list[BaseException], what: str) -> TlAttributionErro
             return HubError(f"{what}: {cause.strerror}, on this machine: {cause.filename or ''}")
     if any(isinstance(c, OSError) or type(c).__module__.startswith(NETWORK) for c in causes):
         return UnreachableError(
-            f"{what}: the connection to {_endpoint()} failed ({_plain(causes[-1])}); try again: it "
-            "goes on where it ended"
+            f"{what}: the connection to {_endpoint()} failed ({_plain(causes[-1])}); try again: "
+            "what has arrived is not sent again"
         )
     return HubError(f"{what}: {_plain(causes[0])}")
 
