@@ -7,12 +7,10 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -61,10 +59,8 @@ def told(what: str, repo: str) -> Iterator[None]:
 def _ours(error: Exception, what: str, repo: str) -> TlAttributionError:
     causes = list(_causes(error))
     status = next((code for code in map(_status, causes) if code), None)
-    if any(isinstance(c, (OfflineModeIsEnabled, LocalEntryNotFoundError)) for c in causes):
-        if constants.HF_HUB_OFFLINE:
-            return UnreachableError(f"{what}: offline, since HF_HUB_OFFLINE is set")
-        return UnreachableError(f"{what}: {_endpoint()} does not answer")
+    if any(isinstance(c, OfflineModeIsEnabled) for c in causes) and constants.HF_HUB_OFFLINE:
+        return UnreachableError(f"{what}: offline, since HF_HUB_OFFLINE is set")
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return HubError(
             f"{what}: {repo} is gated. Ask for access at {_endpoint()}/{repo}, then {LOG_IN}"
@@ -103,6 +99,8 @@ def _by_status(
 
 
 def _without_status(causes: list[BaseException], what: str) -> TlAttributionError:
+    if any(isinstance(c, (OfflineModeIsEnabled, LocalEntryNotFoundError)) for c in causes):
+        return UnreachableError(f"{what}: {_endpoint()} does not answer; try again")
     for cause in causes:
         if isinstance(cause, OSError) and cause.errno in OF_THIS_MACHINE:
             return HubError(f"{what}: {cause.strerror}, on this machine: {cause.filename or ''}")
@@ -121,8 +119,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    response: Any = getattr(error, "response", None)
-    return getattr(response, "status_code", None) if isinstance(error, HfHubHTTPError) else None
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
 
 
 def _said(causes: list[BaseException]) -> str:

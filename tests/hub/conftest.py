@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants, utils
+from huggingface_hub import constants, file_download, utils
 
 from tests.cli.conftest import cli
 from tests.dictionaries.small import small
@@ -32,6 +32,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
         }
         for name, value in patched.items():
             monkeypatch.setattr(constants, name, value)
+            if hasattr(file_download, name):  # clients before 1.0 keep one of them there too
+                monkeypatch.setattr(file_download, name, value)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between tries
         forget_sessions()
