@@ -95,7 +95,7 @@ assert sys.modules[{plugin!r}].seen == [{host!r}]
 
 def test_our_own_plugins_are_declared_and_can_be_loaded() -> None:
     declared = {p.name: p for p in entry_points(group=GROUP) if p.dist and p.dist.name == OURS}
-    assert set(declared) == {"sae_lens", "transformer_lens", "wandb"}
+    assert set(declared) == {"huggingface_hub", "sae_lens", "transformer_lens", "wandb"}
     assert all(callable(plugin.load()) for plugin in declared.values())
 
 

@@ -4,6 +4,7 @@ from .dictionaries.cross_layer import CrossLayerTranscoder as CrossLayerTranscod
 from .dictionaries.registry import load_dictionary as load_dictionary
 from .dictionaries.transcoders import TranscoderSet as TranscoderSet
 from .errors import FormatError as FormatError
+from .errors import HubError as HubError
 from .errors import InputError as InputError
 from .errors import MismatchError as MismatchError
 from .errors import NotFoundError as NotFoundError

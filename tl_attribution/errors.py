@@ -30,6 +30,10 @@ class NotFoundError(TlAttributionError, LookupError):
     """A name or path that leads nowhere; the message suggests the nearest."""
 
 
+class HubError(TlAttributionError, ConnectionError):
+    """The Hub refused, failed or could not be reached, or holds something else than expected."""
+
+
 class ProofError(TlAttributionError, RuntimeError):
     """The frozen model does not give back the host's activations: no graph of it would be true."""
 
@@ -42,8 +46,12 @@ class TooLargeError(TlAttributionError, MemoryError):
     """The asked graph does not fit in memory; the message says how to ask for less."""
 
 
+MANY = 12
+"""Known names that an error lists at most."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that suggests known names close to ``name``, or lists them all.
+    """A sentence that suggests known names close to ``name``, and lists them, if not too many.
 
     >>> nearest("neuron", ["neurons", "atlas"])
     "did you mean 'neurons'? Known: atlas, neurons"
@@ -51,4 +59,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-    return f"{hint}Known: {', '.join(names) if names else 'none'}"
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return f"{hint}Known: {', '.join(names[:MANY]) if names else 'none'}{more}"

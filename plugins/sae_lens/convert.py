@@ -96,11 +96,12 @@ def assemble(parts: Iterable[Part]) -> TranscoderSet:
 
 
 def _activation(parts: list[Part]) -> ReLU | JumpReLU:
-    """A transcoder without thresholds has thresholds of zero."""
+    """A transcoder without thresholds has thresholds of zero; with some, it is a ReLU as well."""
     if all(p.threshold is None for p in parts):
         return ReLU()
     none = torch.zeros_like(parts[0].weights.b_enc)
-    return JumpReLU(torch.stack([none if p.threshold is None else p.threshold for p in parts]))
+    every = [none if p.threshold is None else p.threshold for p in parts]
+    return JumpReLU(torch.stack(every).clamp(min=0))
 
 
 def _check_layers(layers: list[int]) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 import tl_attribution as tla
 from tl_attribution.atlas import corpus
-from tl_attribution.dictionaries.registry import NAMES
+from tl_attribution.dictionaries.names import names
 from tl_attribution.evaluation import Evaluation
 from tl_attribution.models import ATLAS
 
 pytestmark = pytest.mark.hosts
 
-FOLDER = NAMES["atlas"]
+FOLDER = Path(names()["atlas"].source)
 AT_MOST, DEAD = 12.5, 0.05
 
 

@@ -57,8 +57,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         calls.update(dataset=dataset, **settings)
         return small_evaluation()
 
-    def remember(name: str, answer: Any) -> Callable[[Any], Any]:
-        return lambda given: calls.update({name: given}) or answer
+    def remember(name: str, answer: Any) -> Callable[..., Any]:
+        return lambda given, **_: calls.update({name: given}) or answer
 
     monkeypatch.setattr(tla, "load_model", remember("load_model", "a model"), raising=False)
     monkeypatch.setattr(tla, "neurons", remember("neurons", dictionary), raising=False)

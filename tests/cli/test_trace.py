@@ -34,8 +34,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         settings["progress"](3, 4, "features")
         return small_graph()
 
-    def remember(name: str, answer: Any) -> Callable[[Any], Any]:
-        return lambda given: calls.update({name: given}) or answer
+    def remember(name: str, answer: Any) -> Callable[..., Any]:
+        return lambda given, **_: calls.update({name: given}) or answer
 
     monkeypatch.setattr(tla, "load_model", remember("load_model", "a model"), raising=False)
     monkeypatch.setattr(tla, "neurons", remember("neurons", dictionary), raising=False)

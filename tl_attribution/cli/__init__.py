@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from tl_attribution.cli.evaluate import evaluate
+from tl_attribution.cli.names import list_names
+from tl_attribution.cli.publish import publish
 from tl_attribution.cli.trace import trace
 from tl_attribution.cli.train import train
 from tl_attribution.errors import TlAttributionError
@@ -25,6 +27,8 @@ app = typer.Typer(
 app.command()(trace)
 app.command()(train)
 app.command()(evaluate)
+app.command("list")(list_names)
+app.command()(publish)
 
 
 def _show_version(wanted: bool) -> bool:

@@ -21,7 +21,7 @@ DictionaryName = Annotated[
     str,
     typer.Argument(
         metavar="DICTIONARY",
-        help="A name, a path, or 'neurons': the model's own.",
+        help="A name (see list), a path, org/name on the Hub, or 'neurons'.",
         show_default=False,
     ),
 ]
@@ -147,7 +147,7 @@ def _compute(
 
     with terminal.progress() as progress:
         progress(0, 0, f"loading {model_name}")
-        model, dictionary = common.load(model_name, dictionary_name)
+        model, dictionary = common.load(model_name, dictionary_name, progress)
         progress(0, 0, "evaluating")
         run = tla.evaluate
         start = time.perf_counter()

@@ -18,6 +18,18 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
+def no_bars_in_pipes() -> None:
+    """Let the Hub's own bars, which tell bytes, be seen on a terminal only. Asked before it is
+    imported."""
+    if not console(stderr=True).is_terminal:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def megabytes(report: Report) -> Report:
+    """A report in bytes as one in megabytes."""
+    return lambda done, total, what: report(done // 10**6, total // 10**6, f"{what}, MB")
+
+
 @contextmanager
 def progress() -> Iterator[Report]:
     """A function that reports progress on stderr: a bar that vanishes at the end on a terminal,

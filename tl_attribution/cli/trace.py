@@ -21,12 +21,20 @@ class Engine(str, Enum):
 
 
 Prompt = Annotated[str, typer.Argument(help="The text to explain.", show_default=False)]
-ModelName = Annotated[str, typer.Option("--model", help="'atlas', which ships, or a name.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="'atlas', which ships, or a name. Else the dictionary's, or Atlas.",
+        show_default=False,
+    ),
+]
 DictionaryName = Annotated[
     str | None,
     typer.Option(
         "--dictionary",
-        help="A name, a path, or 'neurons': the model's own. Else Atlas's, or neurons.",
+        help="A name (see list), a path, org/name on the Hub, or 'neurons': the model's own. Else "
+        "Atlas's, or neurons.",
         show_default=False,
     ),
 ]
@@ -65,7 +73,7 @@ EngineName = Annotated[Engine, typer.Option(help="autograd is the slow reference
 
 def trace(
     prompt: Prompt,
-    model: ModelName = "atlas",
+    model: ModelName = None,
     dictionary: DictionaryName = None,
     out: Out = None,
     json: Json = None,
@@ -90,7 +98,7 @@ def trace(
         stores.check(f"wandb:{wandb}")
     graph, seconds = _compute(
         model,
-        dictionary or common.usual(model),
+        dictionary,
         prompt,
         targets=target or None,
         max_logits=max_logits,
@@ -113,14 +121,14 @@ def trace(
 
 
 def _compute(
-    model_name: str, dictionary_name: str, prompt: str, **settings: Any
+    model_name: str | None, dictionary_name: str | None, prompt: str, **settings: Any
 ) -> tuple[tla.Graph, float]:
     """The graph and the seconds it took once everything was loaded."""
     from tl_attribution.cli import terminal
 
     with terminal.progress() as progress:
-        progress(0, 0, f"loading {model_name}")
-        model, dictionary = common.load(model_name, dictionary_name)
+        progress(0, 0, f"loading {model_name or dictionary_name or common.ATLAS}")
+        model, dictionary = common.load(model_name, dictionary_name, progress)
         progress(0, 0, "tracing")
         attribute = tla.attribute
         start = time.perf_counter()

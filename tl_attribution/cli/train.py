@@ -103,7 +103,7 @@ def train(
                 device=device,
                 data_name=name,
                 on_progress=progress,
-                evaluate=_evaluation(loaded, data, config, evaluate, progress),
+                evaluate=_evaluation(loaded, data, config, evaluate, out, progress),
             )
         except KeyboardInterrupt as stop:
             raise InputError(f"{stop or 'interrupted'}; go on with --resume") from stop
@@ -122,9 +122,9 @@ def _data(data: str | None, model: str) -> tuple[Any, str]:
 
 
 def _evaluation(
-    model: Any, data: str | None, config: Any, contexts: int, progress: Any
+    model: Any, data: str | None, config: Any, contexts: int, out: Path, progress: Any
 ) -> Callable[[Any], Any] | None:
-    """What evaluates the dictionary at the end, if that was asked for."""
+    """What evaluates the dictionary at the end, if that was asked for, and keeps what it found."""
     if not contexts:
         return None
 
@@ -132,7 +132,7 @@ def _evaluation(
         from tl_attribution.cli.evaluate import atlas
 
         texts, prompts = (data, None) if data is not None else atlas(contexts, 0)
-        return tla.evaluate(
+        found = tla.evaluate(
             model,
             made,
             texts,
@@ -143,6 +143,8 @@ def _evaluation(
             column=config.column,
             progress=progress,
         )
+        found.to_json(out / "evaluation.json")
+        return found
 
     return run
 

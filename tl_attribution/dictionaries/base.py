@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import tempfile
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,18 @@ from torch import Tensor
 
 from tl_attribution.errors import MismatchError
 from tl_attribution.shapes import Activations, Stream, Streams
+
+if TYPE_CHECKING:
+    from tl_attribution.dictionaries.remote import Published
+
+
+@runtime_checkable
+class Evaluated(Protocol):
+    """An evaluation, as far as it matters here."""
+
+    def to_json(self, path: str | Path) -> None:
+        """Write it to a file."""
+        ...
 
 
 class Encoded(NamedTuple):
@@ -91,6 +104,34 @@ class Dictionary(abc.ABC):
     def save(self, path: str | Path, *, format: str = "tl-attribution") -> None:
         """Write the dictionary to a folder that ``load_dictionary`` reads, in a format that the
         kind can be written in."""
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        tag: str | None = None,
+        licence: str | None = None,
+        evaluation: Evaluated | None = None,
+    ) -> Published:
+        """Publish to the repository ``repo``, ``org/name``, in one commit, with a model card and
+        an evaluation (:func:`tl_attribution.evaluate`'s result), if one is given.
+
+        ``revision`` is the branch; ``tag`` names the commit. Its files are first written to the
+        system's temporary folder. Raises InputError for a name that is none or a dictionary that
+        is not saved, HubError for what goes wrong at the Hub; nothing is published then.
+        """
+        from tl_attribution.dictionaries import publishing
+
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "dictionary"
+            self.save(folder)
+            if evaluation is not None:
+                evaluation.to_json(folder / publishing.EVALUATION)
+            return publishing.publish(
+                folder, repo, private=private, revision=revision, tag=tag, licence=licence
+            )
 
     def encode(self, x: Streams) -> Activations:
         """Activations [layer, position, feature] from ``x`` at the read hook of every layer.

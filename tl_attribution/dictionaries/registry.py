@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tl_attribution.dictionaries import remote
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.dictionaries.formats import (
     circuit_tracer,
@@ -21,6 +22,8 @@ from tl_attribution.dictionaries.formats import (
     sae_lens_clt,
 )
 from tl_attribution.dictionaries.formats.common import Found
+from tl_attribution.dictionaries.names import NEURONS, Entry, names
+from tl_attribution.dictionaries.remote import Progress
 from tl_attribution.dictionaries.sources import Wanted, from_plugins, known_names
 from tl_attribution.dictionaries.tensor_files import listed
 from tl_attribution.errors import (
@@ -44,9 +47,6 @@ FORMATS: tuple[ModuleType, ...] = (
 )
 """Readers, asked in turn whether a folder is theirs."""
 
-NAMES: dict[str, Path] = {"atlas": Path(__file__).parents[1] / "atlas" / "dictionary"}
-"""Registered names: the dictionary that ships with Atlas."""
-
 PICKLES = {
     ".pt": "crosslayer-coding's scripts/convert_batchtopk_to_jumprelu.py, or the loader and the "
     "save_pretrained or save_to_disk of the package that wrote it, make safetensors of it",
@@ -65,8 +65,13 @@ def load_dictionary(
     feature_output_hook: str | None = None,
     device: str | None = None,
     dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
 ) -> Dictionary:
-    """Open a dictionary by registered name or path: its folder, or that of the run that trained it.
+    """Open a dictionary by registered name (``tl-attribution list`` shows them), by path (its
+    folder, or that of the run that trained it) or by address on the Hugging Face Hub,
+    ``org/name[/folder][@revision]``. What lies on the Hub is fetched into the Hub's cache once,
+    checked, and then read from there, also offline; ``progress`` is told (bytes done, in all, of
+    what).
 
     Formats are recognised by the files: ours, circuit-tracer, SAELens, Gemma Scope, clt-training,
     crosslayer-coding, crosslayer-transcoder, Llamascopium. Plugins add names and objects: of
@@ -82,20 +87,55 @@ def load_dictionary(
     Raises NotFoundError for a source that leads nowhere (suggesting the nearest name), FormatError
     for files that are no dictionary, or corrupt, MismatchError for weights that don't fit each
     other, InputError for hooks that nobody says, several dictionaries in one folder, or objects
-    that make no dictionary.
+    that make no dictionary, HubError for what goes wrong with the Hub.
     """
     wanted = Wanted(feature_input_hook, feature_output_hook, device, dtype)
-    if isinstance(source, str | Path) and (path := NAMES.get(str(source), Path(source))).exists():
-        return _open(path, wanted)
+    entry = find(source) if isinstance(source, str | Path) else None
+    if entry is not None:
+        reads, writes = feature_input_hook or entry.reads, feature_output_hook or entry.writes
+        wanted = wanted._replace(feature_input_hook=reads, feature_output_hook=writes)
+        return _open(_folder(entry.source, progress), wanted)
     dictionary = _from_plugins(source, wanted)
     dictionary.feature_input_hook = feature_input_hook or dictionary.feature_input_hook
     dictionary.feature_output_hook = feature_output_hook or dictionary.feature_output_hook
     return dictionary
 
 
+def find(source: str | Path) -> Entry | None:
+    """What is known of a source: all that is registered under a name; of a path or an address only
+    where it lies; None for a name that at most a plugin knows."""
+    text = str(source)
+    choice = "" if "://" in text else text.partition(":")[2]
+    if isinstance(source, Path) or set(text.removesuffix(choice)) & set("/\\@"):
+        return Entry(text)
+    registered = names()
+    if text in registered:
+        return registered[text]
+    return Entry(text) if Path(text).exists() else None
+
+
+def _folder(source: str, progress: Progress | None) -> Path:
+    """Where the files lie: on this machine if there is such a path, else they are fetched."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    where = remote.address(source)
+    if where is None:
+        raise NotFoundError(
+            f"no dictionary {source!r}: no such path exists, and it is no address on the Hub "
+            "(org/name, org/name/folder or org/name@revision)"
+        )
+    try:
+        return remote.hub().download(where, progress)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"no dictionary {source!r}: no such path exists on this machine, and {error}"
+        ) from None
+
+
 def _open(folder: Path, wanted: Wanted) -> Dictionary:
     if (folder / "run.json").is_file():
-        folder = _of_run(folder)
+        folder = of_run(folder)
     for reader in FORMATS:
         if folder.is_dir() and reader.recognise(folder):
             return _build(_read(reader, folder), f"{folder} ({reader.NAME})", wanted)
@@ -113,8 +153,8 @@ def _from_plugins(source: Any, wanted: Wanted) -> Dictionary:
         )
     raise NotFoundError(
         f"no dictionary {str(source)!r}: it is not a registered name and no such path exists; "
-        f"{nearest(str(source), [*NAMES, 'neurons', *known_names()])}. For the model's own neurons "
-        "use tla.neurons(model)"
+        f"{nearest(str(source), [*names(), NEURONS, *known_names()])}. tl-attribution list shows "
+        "them all. For the model's own neurons use tla.neurons(model)"
     )
 
 
@@ -155,8 +195,8 @@ def _check_hooks(hooks: dict[str, str | None], where: str) -> None:
         )
 
 
-def _of_run(run: Path) -> Path:
-    """The dictionary of a training run."""
+def of_run(run: Path) -> Path:
+    """The dictionary of a training run. Raises NotFoundError if it has none yet."""
     if not (run / "dictionary").is_dir():
         raise NotFoundError(
             f"the run in {run} has not finished, so it has no dictionary yet; go on with "

@@ -1,0 +1,50 @@
+"""The Hugging Face Hub: dictionaries are fetched from it and published to it. :func:`install` runs
+when huggingface_hub is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tl_attribution.dictionaries.remote import Address, Progress, Publication, Published
+
+
+def install(module: ModuleType) -> None:
+    """Offer the Hub. Installing twice changes nothing."""
+    from tl_attribution.dictionaries.remote import register_hub
+
+    register_hub(HuggingFaceHub())
+
+
+class HuggingFaceHub:
+    """:class:`tl_attribution.dictionaries.remote.Hub`, by way of huggingface_hub. What it needs is
+    imported when it is used."""
+
+    def download(self, address: Address, progress: Progress | None) -> Path:
+        """See :func:`.download.download` and :func:`.elsewhere.gathered`."""
+        from tl_attribution.plugins.huggingface_hub.download import download
+        from tl_attribution.plugins.huggingface_hub.elsewhere import gathered
+
+        return gathered(download(address, progress), progress)
+
+    def publish(
+        self,
+        publication: Publication,
+        repo: str,
+        *,
+        private: bool,
+        revision: str | None,
+        tag: str | None,
+    ) -> Published:
+        """See :func:`.publish.publish`."""
+        from tl_attribution.plugins.huggingface_hub.publish import publish
+
+        return publish(publication, repo, private=private, revision=revision, tag=tag)
+
+    def card(self, publication: Publication, repo: str) -> str:
+        """See :func:`.card.card`."""
+        from tl_attribution.plugins.huggingface_hub.card import card
+
+        return card(publication, repo)
