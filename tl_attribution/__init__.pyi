@@ -14,10 +14,17 @@ from .errors import TrainingError as TrainingError
 from .errors import UnsupportedModelError as UnsupportedModelError
 from .evaluate import evaluate as evaluate
 from .evaluate import replacement_logits as replacement_logits
+from .generation import Generated as Generated
+from .generation import generate as generate
 from .graph.graph import Certificate as Certificate
 from .graph.graph import Graph as Graph
 from .graph.nodes import Node as Node
 from .graph.storage import load_graph as load_graph
+from .intervene import Intervened as Intervened
+from .intervene import intervene as intervene
+from .intervene import intervene_each as intervene_each
+from .interventions import Intervention as Intervention
+from .interventions import supernode as supernode
 from .models import load_model as load_model
 from .models import neurons as neurons
 from .replacement.active import features as features

@@ -42,6 +42,15 @@ class HookedTransformerHost(TransformerLensHost):
             hooked_late=kind == "LayerNorm" and _MAJOR < 3,
         )
 
+    def new_cache(self, rows: int) -> dict[str, Any]:
+        """TransformerLens's own cache, which was renamed in version 3."""
+        import transformer_lens
+
+        name = "HookedTransformerKeyValueCache" if _MAJOR < 3 else "TransformerLensKeyValueCache"
+        device = next(iter(self.model.parameters())).device
+        made = getattr(transformer_lens, name).init_cache(self.model.cfg, device, rows)
+        return {"past_kv_cache": made}
+
     def replace_before_norm(
         self, layer: int, hook: Callable[..., Tensor]
     ) -> tuple[list[tuple[str, Callable[..., Tensor]]], Any]:
