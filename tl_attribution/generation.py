@@ -62,7 +62,7 @@ def generate(
     ``constrained``). At new tokens attention is free and every MLP is the model's own; an
     intervention whose span reaches them (``slice(4, None)``) goes on holding there. Keys and values
     of what has been run are kept. ``temperature`` 0 takes the most likely token, otherwise tokens
-    are drawn with ``seed``. Ends after ``max_new_tokens`` or a token of ``stop``, which is the last.
+    are drawn with ``seed``. It ends after ``max_new_tokens``, or with a token of ``stop``.
 
     Raises InputError for more tokens than the context holds, and what ``intervene`` raises.
     """

@@ -59,16 +59,25 @@ class Intervened:
     original_logits: Logits
     original_reads: Streams
     propagation: Propagation
-    dictionary: Dictionary
+    original: Original
     clamps: Clamps
-    prefix: int
+
+    @property
+    def host(self) -> Host:
+        """The model, as it was run."""
+        return self.original.host
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The prompt's tokens."""
+        return self.host.token_strings(self.original.snapshot.token_ids.tolist())
 
     @cached_property
     def activations(self) -> Activations:
         """Activations on this run, the changed features at the values that they are held at, zero
         at the prefix. Dense: see :meth:`preactivations` for some features of a wide dictionary."""
-        found = self.dictionary.encode(self.reads)
-        found[:, : self.prefix] = 0
+        found = self.original.dictionary.encode(self.reads)
+        found[:, : self.original.prefix] = 0
         c = self.clamps
         at = (c.layer, c.position, c.feature)
         found[at] = c.values(c.original)
@@ -86,7 +95,7 @@ class Intervened:
         out = self.reads.new_zeros(len(layer))
         for at in layer.unique().tolist():
             here = layer == at
-            read = self.dictionary.reads(at, gates[at], position[here], index[here])
+            read = self.original.dictionary.reads(at, gates[at], position[here], index[here])
             out[here] = (read.vectors * self.reads[at, position[here]]).sum(-1) + read.bias
         return out
 
@@ -125,8 +134,8 @@ def intervene(
     so that each feature writes its value once and errors are kept.
 
     Raises InputError for a layer, feature, position or range that does not exist, a feature held in
-    two ways, and modes that exclude each other; MismatchError for a dictionary or a graph of another
-    model.
+    two ways, and modes that exclude each other; MismatchError for a dictionary or a graph of
+    another model.
     """
     mode = Mode(propagation, layers, freeze_attention, mlps)
     runs = _prepared(model, prompt, dictionary, [interventions], mode, prefix, None)
@@ -210,9 +219,7 @@ def _check_graph(host: Host, dictionary: Dictionary, graph: Graph, prefix: int |
 def _check_activations(original: Original, graph: Graph) -> None:
     """A graph's features must be active as it says, or it is of other weights."""
     rows = graph.nodes.is_kind("feature").nonzero().flatten()
-    layer, position, index = (
-        getattr(graph.nodes, c)[rows] for c in ("layer", "position", "index")
-    )
+    layer, position, index = (getattr(graph.nodes, c)[rows] for c in ("layer", "position", "index"))
     its, dictionary = graph.nodes.activation[rows], original.dictionary
     known = not len(rows) or int(index.max()) < dictionary.n_features
     found = torch.zeros_like(its)
@@ -289,7 +296,6 @@ def _runs(
                 original_logits=original.snapshot.logits,
                 original_reads=reads,
                 propagation=mode.propagation,
-                dictionary=original.dictionary,
+                original=original,
                 clamps=here.select(here.row == row),
-                prefix=original.prefix,
             )

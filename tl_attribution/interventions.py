@@ -1,4 +1,4 @@
-"""What can be changed in a run: features set, scaled, added to or ablated, alone or as supernodes."""
+"""What can be changed in a run: features set, scaled, added to or ablated, one or several."""
 
 from __future__ import annotations
 
@@ -102,9 +102,7 @@ def listed(interventions: Interventions) -> list[Intervention]:
     return found
 
 
-def at_prompt(
-    original: Original, groups: Sequence[Interventions], n_later: int = 0
-) -> Clamps:
+def at_prompt(original: Original, groups: Sequence[Interventions], n_later: int = 0) -> Clamps:
     """What each group, one a row, holds at the prompt's positions. Raises InputError for a layer,
     feature or position that does not exist, and for a feature held in two ways. ``n_later``: so
     many tokens will be generated, so that a span may lie among them."""

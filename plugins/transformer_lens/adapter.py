@@ -76,8 +76,12 @@ class TransformerLensHost(abc.ABC):
         """A norm's weights; ``hooks`` is its hooks' prefix."""
 
     @abc.abstractmethod
-    def new_cache(self, rows: int) -> dict[str, Any]:
-        """What the model's forward pass is given to keep keys and values in."""
+    def new_cache(self, rows: int) -> Any:
+        """An empty store of keys and values."""
+
+    @abc.abstractmethod
+    def caching(self, cache: Any, token_ids: Tensor) -> dict[str, Any]:
+        """What the forward pass is given, besides tokens, to go on from a cache."""
 
     @abc.abstractmethod
     def replace_before_norm(
@@ -285,7 +289,8 @@ class TransformerLensHost(abc.ABC):
         """Logits of several rows with every MLP's output edited, and the attention patterns given.
         Raises UnsupportedModelError if an edit was never asked for."""
         run = Editing(self, read, write, edit, patterns)
-        return run.logits(token_ids, {} if cache is None else cache).to(self.compute_dtype)
+        options = {} if cache is None else self.caching(cache, token_ids)
+        return run.logits(token_ids, options).to(self.compute_dtype)
 
     # Snapshot
 

@@ -1,4 +1,4 @@
-"""A forward pass of several rows whose MLP outputs, and attention patterns, are edited on the way."""
+"""A forward pass of several rows whose MLP outputs and attention patterns are edited on the way."""
 
 from __future__ import annotations
 

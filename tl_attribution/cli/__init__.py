@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from tl_attribution.cli.evaluate import evaluate
+from tl_attribution.cli.intervene import intervene
 from tl_attribution.cli.trace import trace
 from tl_attribution.cli.train import train
 from tl_attribution.errors import TlAttributionError
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(trace)
 app.command()(train)
 app.command()(evaluate)
+app.command()(intervene)
 
 
 def _show_version(wanted: bool) -> bool:

@@ -1,4 +1,4 @@
-"""A prompt run again with some features held at values: as the frozen, linear model, or on the host.
+"""A prompt run again with some features held: as the frozen, linear model, or on the host.
 
 Several runs that differ only in what is held are rows of one forward pass.
 """
