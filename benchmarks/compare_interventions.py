@@ -1,5 +1,5 @@
-"""The same interventions by tl-attribution and by circuit-tracer 0.5.0 on the same random weights, a
-cross-layer and a per-layer transcoder: do the logits and pre-activations of every mode agree?
+"""The same interventions by tl-attribution and by circuit-tracer 0.5.0 on the same random weights,
+cross-layer and per-layer transcoders: do the logits and pre-activations of every mode agree?
 
     python benchmarks/compare_interventions.py --peer-python .venv-circuit-tracer/bin/python
 

@@ -1,4 +1,4 @@
-"""circuit-tracer's side of compare_interventions.py, in the environment of peer_circuit_tracer.py."""
+"""circuit-tracer's side of compare_interventions.py; environment: see peer_circuit_tracer.py."""
 
 from __future__ import annotations
 

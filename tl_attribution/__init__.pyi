@@ -35,3 +35,5 @@ from .targets import TokenTarget as TokenTarget
 from .training.callbacks import Callback as Callback
 from .training.config import TrainingConfig as TrainingConfig
 from .training.train import train as train
+from .validate import validate as validate
+from .validation import Validation as Validation

@@ -15,7 +15,6 @@ from tl_attribution.errors import InputError
 from tl_attribution.intervene import (
     Mode,
     PromptOrGraph,
-    Propagation,
     check_mode,
     original_run,
     run,
@@ -51,7 +50,7 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     stop: Sequence[int] = (),
-    propagation: Propagation = "iterative",
+    propagation: str = "iterative",
     layers: range | None = None,
     freeze_attention: bool = True,
     prefix: int | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Union
+from typing import Any, NamedTuple, Union
 
 import torch
 from jaxtyping import Float, Int
@@ -18,13 +18,12 @@ from tl_attribution.interventions import Interventions, at_prompt
 from tl_attribution.replacement import edited
 from tl_attribution.replacement.active import check_fits
 from tl_attribution.replacement.clamps import Clamps, activations_at
-from tl_attribution.replacement.edited import Edits, Mlps, Original, Ran
+from tl_attribution.replacement.edited import Edits, Original, Ran
 from tl_attribution.replacement.host import Host, host_for
 from tl_attribution.replacement.prompts import Prompt, compute_in_fp32, resolve_prefix, token_ids
 from tl_attribution.replacement.replaced import Logits
 from tl_attribution.shapes import Activations, Streams
 
-Propagation = Literal["direct", "constrained", "iterative"]
 PROPAGATIONS = ("direct", "constrained", "iterative")
 MLPS = ("model", "replacement")
 
@@ -40,10 +39,10 @@ SAME_ACTIVATION = 1e-2
 class Mode(NamedTuple):
     """How a change spreads: see :func:`intervene`."""
 
-    propagation: Propagation = "iterative"
+    propagation: str = "iterative"
     layers: range | None = None
     freeze_attention: bool = True
-    mlps: Mlps = "model"
+    mlps: str = "model"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +57,7 @@ class Intervened:
     reads: Streams
     original_logits: Logits
     original_reads: Streams
-    propagation: Propagation
+    propagation: str
     original: Original
     clamps: Clamps
 
@@ -106,10 +105,10 @@ def intervene(
     dictionary: Dictionary,
     interventions: Interventions,
     *,
-    propagation: Propagation = "iterative",
+    propagation: str = "iterative",
     layers: range | None = None,
     freeze_attention: bool = True,
-    mlps: Mlps = "model",
+    mlps: str = "model",
     prefix: int | None = None,
 ) -> Intervened:
     """Run a prompt with features held at values (methods paper, "Validating attribution graph
@@ -128,18 +127,17 @@ def intervene(
     - ``iterative``: every MLP is recomputed and the change is written wherever the features write.
 
     Attention patterns stay as they were unless ``freeze_attention=False`` (not with ``direct``).
-    ``mlps`` says what a recomputed MLP is in ``iterative``: the model's own (``"model"``; what a
-    later MLP makes of a cross-layer feature's earlier writes then comes on top of its later ones),
-    or ``"replacement"``: the dictionary's features recomputed, plus the error of the original run,
-    so that each feature writes its value once and errors are kept.
+    ``mlps`` says what a recomputed MLP is: the model's own (``"model"``; what a later MLP makes of
+    a cross-layer feature's earlier writes then comes on top of its later ones), or
+    ``"replacement"``: the dictionary's features recomputed, plus the error of the original run, so
+    that each feature writes its value once and errors are kept.
 
     Raises InputError for a layer, feature, position or range that does not exist, a feature held in
     two ways, and modes that exclude each other; MismatchError for a dictionary or a graph of
     another model.
     """
     mode = Mode(propagation, layers, freeze_attention, mlps)
-    runs = _prepared(model, prompt, dictionary, [interventions], mode, prefix, None)
-    return next(runs)
+    return next(_prepared(model, prompt, dictionary, [interventions], mode, prefix, None))
 
 
 def intervene_each(
@@ -148,10 +146,10 @@ def intervene_each(
     dictionary: Dictionary,
     interventions: Sequence[Interventions],
     *,
-    propagation: Propagation = "iterative",
+    propagation: str = "iterative",
     layers: range | None = None,
     freeze_attention: bool = True,
-    mlps: Mlps = "model",
+    mlps: str = "model",
     prefix: int | None = None,
     rows: int | None = None,
 ) -> Iterator[Intervened]:
@@ -180,7 +178,7 @@ def _prepared(
         original = original_run(host, prompt, dictionary, prefix)
         clamps = at_prompt(original, groups)
         check_mode(original, mode, clamps)
-    return _runs(original, clamps, len(groups), mode, rows or rows_of_a_pass(original))
+    return runs(original, clamps, len(groups), mode, rows)
 
 
 def original_run(
@@ -248,8 +246,8 @@ def check_mode(original: Original, mode: Mode, clamps: Clamps) -> None:
             raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if mode.propagation == "direct" and not mode.freeze_attention:
         raise InputError("direct effects are those with attention frozen; use 'iterative'")
-    if mode.mlps == "replacement" and mode.propagation != "iterative":
-        raise InputError(f"mlps='replacement' is for 'iterative', not {mode.propagation!r}")
+    if mode.propagation == "direct" and mode.mlps != "model":
+        raise InputError("direct effects recompute no MLP; leave mlps out, or use 'iterative'")
     if (mode.propagation == "constrained") != (mode.layers is not None):
         raise InputError("propagation='constrained' and layers=range(a, b) go together")
     if mode.layers is None:
@@ -279,10 +277,12 @@ def run(original: Original, clamps: Clamps, rows: int, mode: Mode, cache: Any = 
     return edited.on_host(edits, ids, frozen=mode.freeze_attention, cache=cache)
 
 
-def _runs(
-    original: Original, clamps: Clamps, total: int, mode: Mode, rows: int
+def runs(
+    original: Original, clamps: Clamps, total: int, mode: Mode, rows: int | None = None
 ) -> Iterator[Intervened]:
+    """What was prepared and checked, ``rows`` in one pass."""
     reads = torch.stack(original.reads)
+    rows = rows or rows_of_a_pass(original)
     for start in range(0, total, rows):
         n = min(rows, total - start)
         here = clamps.select((clamps.row >= start) & (clamps.row < start + n))

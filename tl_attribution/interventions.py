@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Any, Union
 
 import torch
 
@@ -15,8 +15,8 @@ from tl_attribution.graph.nodes import Node
 from tl_attribution.replacement.clamps import Clamps, activations_at
 from tl_attribution.replacement.edited import Original
 
-How = Literal["set", "scale", "add"]
 HOW = ("set", "scale", "add")
+"""Ways to change a feature: see :class:`Intervention`."""
 
 Positions = Union[int, slice, range, tuple[int, ...]]  # noqa: UP007  # evaluated on 3.10
 """One position (negative: from the prompt's end), several, or a span. A span without an end goes on
@@ -38,7 +38,7 @@ class Intervention:
     position: Positions
     feature: int
     value: float
-    how: How = "set"
+    how: str = "set"
 
     def __post_init__(self) -> None:
         if self.how not in HOW:
@@ -66,7 +66,7 @@ class Intervention:
 
 
 def supernode(
-    features: Iterable[Node | tuple[int, int, int]], value: float, how: How = "scale"
+    features: Iterable[Node | tuple[int, int, int]], value: float, how: str = "scale"
 ) -> list[Intervention]:
     """Several features changed alike: feature nodes of a graph, or (layer, position, index).
 
@@ -87,7 +87,7 @@ def supernode(
 Interventions = Union[Intervention, Sequence[Intervention]]  # noqa: UP007  # evaluated on 3.10
 
 
-def listed(interventions: Interventions) -> list[Intervention]:
+def listed(interventions: Any) -> list[Intervention]:
     """One intervention as a list of one. Raises InputError for what is none."""
     if isinstance(interventions, Intervention):
         return [interventions]

@@ -14,6 +14,7 @@ from tl_attribution.cli.evaluate import evaluate
 from tl_attribution.cli.intervene import intervene
 from tl_attribution.cli.trace import trace
 from tl_attribution.cli.train import train
+from tl_attribution.cli.validate import validate
 from tl_attribution.errors import TlAttributionError
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.command()(trace)
 app.command()(train)
 app.command()(evaluate)
 app.command()(intervene)
+app.command()(validate)
 
 
 def _show_version(wanted: bool) -> bool:

@@ -114,7 +114,7 @@ def _parse(text: str, how: str) -> Any:
     layer, position, feature = found.groups()
     where = _span(position) if ".." in position else int(position)
     kind = "set" if how == "ablate" else how
-    return tla.Intervention(int(layer), where, int(feature), amount, kind)  # type: ignore[arg-type]  # one of Intervention's
+    return tla.Intervention(int(layer), where, int(feature), amount, kind)
 
 
 def _span(text: str) -> slice:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -21,10 +21,6 @@ from tl_attribution.replacement.replaced import Used, encode, reconstruct
 from tl_attribution.replacement.sites import ReadSite, WriteSite
 from tl_attribution.replacement.snapshot import Block, Snapshot
 from tl_attribution.shapes import Changes, Stream, StreamRows
-
-Mlps = Literal["model", "replacement"]
-"""What an MLP that is not held writes: what the model's own MLP does, or the dictionary's
-reconstruction on this run plus its error on the original run."""
 
 
 class Ran(NamedTuple):
@@ -125,14 +121,16 @@ class Edits:
     """What is done to the MLPs of one forward pass of several rows on the host.
 
     In the layers of ``held`` an MLP writes what it wrote on the original run, with the change of a
-    linear skip and of the clamped features, and no other layer is touched. Without ``held`` every
-    MLP runs (see :data:`Mlps`), and the clamped features are changed wherever they write.
+    linear skip and of the clamped features, and no other layer is changed. Without ``held`` the
+    clamped features are changed wherever they write. An MLP that is not held writes what the
+    model's own does (``mlps`` ``model``), or the dictionary's reconstruction on this run plus its
+    error on the original run (``replacement``).
     """
 
     original: Original
     clamps: Clamps
     held: range | None = None
-    mlps: Mlps = "model"
+    mlps: str = "model"
 
     def __post_init__(self) -> None:
         self.reads: list[StreamRows] = []
@@ -143,13 +141,13 @@ class Edits:
         """What the MLP of a layer writes instead of ``out``."""
         dictionary = self.original.dictionary
         self.reads.append(x)
+        free = out if self.mlps == "model" else self._reconstruction(layer, x, out)
         if self.held is None:
             self._changes.append(holding.change(dictionary, self.clamps, layer, x))
-            base = out if self.mlps == "model" else self._reconstruction(layer, x, out)
-            return holding.add_writes(dictionary, self._changes, layer, base)
+            return holding.add_writes(dictionary, self._changes, layer, free)
         self._changes.append(holding.original_change(self.clamps, layer))
         if layer not in self.held:
-            return out
+            return free
         base = self.original.written[layer].to(out).expand_as(out)
         if (skip := dictionary.skip(layer)) is not None:
             base = base + (x - self.original.reads[layer].to(x)) @ skip.T.to(x)
