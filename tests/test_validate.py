@@ -116,7 +116,7 @@ def test_a_false_graph_is_called_false(model: Any, graph: Graph) -> None:
 def test_pruned_graphs_and_capped_logits(kind: str) -> None:
     model = tiny("gemma2", HOSTS[-1])
     dictionary = KINDS[kind](model)
-    pruned = tla.attribute(model, PROMPT, dictionary).prune(0.99, 1.0)
+    pruned = tla.attribute(model, PROMPT, dictionary).prune(0.95, 0.9)
     found = tla.validate(pruned, model, dictionary, max_features=4)
     assert found.direct.worst < 1e-3
     assert found.curve.counts

@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_attribution import intervene as running
 from tl_attribution.attribute import Progress
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError
 from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.influence import normalise
 from tl_attribution.graph.nodes import Node
-from tl_attribution.intervene import Mode
+from tl_attribution.graph.paths import is_pruned
+from tl_attribution.intervene import Intervened, Mode, original_run, runs
 from tl_attribution.interventions import Intervention, at_prompt, supernode
 from tl_attribution.measures import spearman
 from tl_attribution.replacement.edited import Original
@@ -70,7 +70,7 @@ def validate(
     watch: Progress = progress or (lambda done, total, what: None)
     host = host_for(compute_in_fp32(model))
     with torch.no_grad():
-        original = running.original_run(host, graph, dictionary, None)
+        original = original_run(host, graph, dictionary, None)
         test = _Test(graph, original, _targets(graph))
         rows = _chosen(graph, max_features, seed)
         single = [_Ablation(graph, [row]) for row in rows.tolist()]
@@ -176,7 +176,7 @@ class _Test:
         self.places = nodes.position[answers], nodes.index[answers]
         self.weights = graph.target_weights[self.rows]
 
-    def values(self, run: running.Intervened) -> Float[Tensor, " measured"]:
+    def values(self, run: Intervened) -> Float[Tensor, " measured"]:
         """Pre-activations of the graph's features, and logits less their mean, in one run."""
         cap, logits = self.original.snapshot.soft_cap, run.logits.double()
         logits = logits if cap is None else cap * torch.atanh(logits / cap)
@@ -188,18 +188,21 @@ class _Test:
         """By how much each ablation changes each feature and answer."""
         wanted: list[list[Intervention]] = [[], *(a.interventions for a in ablations)]
         clamps = at_prompt(self.original, wanted)
-        runs = running.runs(self.original, clamps, len(wanted), mode)
-        before = self.values(next(runs))
-        changes = [self.values(run) - before for run in runs]
+        made = runs(self.original, clamps, len(wanted), mode)
+        before = self.values(next(made))
+        changes = [self.values(run) - before for run in made]
         return torch.stack(changes) if changes else before.new_zeros(0, len(before))
 
     def direct(self, ablations: Sequence[_Ablation]) -> Direct:
-        """Direct effects against edges."""
+        """Direct effects against edges; a pruned graph says nothing where it has no edge."""
         measured = self.measure(ablations, Mode("direct"))
         edges = self.graph.adjacency[self.rows].double()
-        predicted = torch.stack([-edges[:, a.rows].sum(1) for a in ablations])
         largest = edges.abs().amax(1).clamp(min=1e-10)
-        return Direct(measured.numel(), float(((measured - predicted).abs() / largest).max()))
+        predicted = torch.stack([-edges[:, a.rows].sum(1) for a in ablations])
+        said = torch.stack([(edges[:, a.rows] != 0).all(1) for a in ablations])
+        said |= not is_pruned(self.graph)
+        missed = ((measured - predicted).abs() / largest)[said]
+        return Direct(len(missed), float(missed.max()) if len(missed) else 0.0)
 
     def on_targets(self, changes: Float[Tensor, "run measured"]) -> Float[Tensor, " run"]:
         """The targets' change, each as a share of what reaches it, weighted."""
@@ -270,9 +273,7 @@ class _Test:
     def _responses(self, ablations: Sequence[_Ablation], own: range, mlps: Any) -> Tensor:
         clamps = at_prompt(self.original, [a.interventions for a in ablations])
         mode = Mode("constrained", own, mlps=mlps)
-        return torch.stack(
-            [r.reads for r in running.runs(self.original, clamps, len(ablations), mode)]
-        )
+        return torch.stack([r.reads for r in runs(self.original, clamps, len(ablations), mode)])
 
 
 def _mean(numbers: list[float]) -> float | None:
