@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 import torch
 from jaxtyping import Float, Int
@@ -32,7 +32,8 @@ from tl_attribution.validation import (
     Validation,
 )
 
-Supernodes = Sequence[Sequence["Node | tuple[int, int, int]"]]
+Member = Union[Node, tuple[int, int, int]]  # noqa: UP007  # evaluated on Python 3.10
+"""A feature of a supernode: a node, or (layer, position, index)."""
 DRAWS = 5
 """Random orders that stand for chance."""
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -43,7 +44,7 @@ def validate(
     model: Any,
     dictionary: Dictionary,
     *,
-    supernodes: Supernodes = (),
+    supernodes: Sequence[Sequence[Member]] = (),
     max_features: int = 100,
     seed: int = 0,
     progress: Progress | None = None,
@@ -133,10 +134,11 @@ def _chosen(graph: Graph, n: int, seed: int) -> Int[Tensor, " tested"]:
     return torch.cat([rows[:first], others[drawn[: n - first]]]).sort().values
 
 
-def _rows(graph: Graph, members: Sequence[Node | tuple[int, int, int]]) -> list[int]:
+def _rows(graph: Graph, members: Sequence[Member]) -> list[int]:
     """Rows of a supernode's members. Raises InputError for one that is not in the graph."""
-    places = [(i.layer, i.position, i.feature) for i in supernode(members, 0.0)]  # type: ignore[misc]  # nodes have one position
-    return sorted({graph.nodes.find("feature", *place) for place in places})  # type: ignore[arg-type]
+    supernode(members, 0.0)  # raises for what is no feature
+    places = {tuple(m[1:4]) if isinstance(m, Node) else tuple(m) for m in members}
+    return sorted(graph.nodes.find("feature", *place) for place in places)
 
 
 @dataclass(frozen=True, eq=False)

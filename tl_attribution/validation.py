@@ -206,11 +206,13 @@ def _faithful(cosine: float | None) -> str:
 def _validation(held: dict[str, Any]) -> Validation:
     held.pop("verdict")
     curve = Curve(**{name: tuple(values) for name, values in held.pop("curve").items()})
-    several = {"tested": Tested, "supernodes": Tested, "layers": LayerFaithfulness}
+    tested, supernodes = ([Tested(**t) for t in held.pop(n)] for n in ("tested", "supernodes"))
     return Validation(
         direct=Direct(**held.pop("direct")),
         ranking=Ranking(**held.pop("ranking")),
         curve=curve,
-        **{name: tuple(kind(**one) for one in held.pop(name)) for name, kind in several.items()},
+        tested=tuple(tested),
+        supernodes=tuple(supernodes),
+        layers=tuple(LayerFaithfulness(**one) for one in held.pop("layers")),
         **held,
     )

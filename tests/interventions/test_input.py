@@ -95,9 +95,9 @@ def test_what_is_no_intervention(model: Any, graph: Graph) -> None:
     with pytest.raises(InputError, match="how must be one of set, scale, add"):
         tla.Intervention(0, 1, 2, 3.0, "ablate")
     with pytest.raises(InputError, match="only features can be changed"):
-        tla.supernode([graph.nodes[len(graph.nodes) - 1]], 0)
+        tla.supernode([graph.nodes[len(graph.nodes) - 1]], 0.0)
     with pytest.raises(InputError, match="at least one feature"):
-        tla.supernode([], 0)
+        tla.supernode([], 0.0)
     with pytest.raises(InputError, match="rows must be at least 1"):
         tla.intervene_each(model, PROMPT, transcoder(), [ONE], rows=0)
 

@@ -132,7 +132,7 @@ def _curves(found: Validation) -> str:
     last = math.log(curve.counts[-1]) or 1.0
     xs = [_x(math.log(c) / last) for c in curve.counts]
     drawn = [
-        _line(xs, [_y(_at(v, 0, high or 1.0)) for v in line], i) for i, line in enumerate(lines)
+        _line(xs, [_y(_at(v, 0.0, high or 1.0)) for v in line], i) for i, line in enumerate(lines)
     ]
     ends = (1.0, float(curve.counts[-1])), (0.0, high)
     names = ("features ablated (log)", "effect on the answers")
@@ -147,7 +147,7 @@ def _layers(found: Validation) -> str:
     first, last = known[0].layer, known[-1].layer
     values = [[one.cosine or 0.0 for one in known], [one.error or 0.0 for one in known]]
     low, high = min(0.0, *values[0]), max(1.0, *values[1])
-    xs = [_x(_at(one.layer, first, last)) for one in known]
+    xs = [_x(_at(*map(float, (one.layer, first, last)))) for one in known]
     drawn = [_line(xs, [_y(_at(v, low, high)) for v in line], i) for i, line in enumerate(values)]
     drawn += [
         f'<circle class="t{i}" r="3" cx="{x:.1f}" cy="{_y(_at(v, low, high)):.1f}"/>'
