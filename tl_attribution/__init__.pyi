@@ -15,6 +15,8 @@ from .errors import TrainingError as TrainingError
 from .errors import UnsupportedModelError as UnsupportedModelError
 from .evaluate import evaluate as evaluate
 from .evaluate import replacement_logits as replacement_logits
+from .generation import Generated as Generated
+from .generation import generate as generate
 from .graph.compare import Comparison as Comparison
 from .graph.compare import compare as compare
 from .graph.graph import Certificate as Certificate
@@ -23,6 +25,11 @@ from .graph.nodes import Node as Node
 from .graph.storage import load_graph as load_graph
 from .graph.stores import log_graph as log_graph
 from .graph.supernodes import Supernodes as Supernodes
+from .intervene import Intervened as Intervened
+from .intervene import intervene as intervene
+from .intervene import intervene_each as intervene_each
+from .interventions import Intervention as Intervention
+from .interventions import supernode as supernode
 from .models import load_model as load_model
 from .models import neurons as neurons
 from .replacement.active import features as features
@@ -33,3 +40,5 @@ from .targets import TokenTarget as TokenTarget
 from .training.callbacks import Callback as Callback
 from .training.config import TrainingConfig as TrainingConfig
 from .training.train import train as train
+from .validate import validate as validate
+from .validation import Validation as Validation

@@ -108,3 +108,19 @@ def replaced(own: Prediction, replacement: Prediction, ablated: Prediction) -> R
         ablated_loss=finite(ablated.mean_loss),
         loss_recovered=finite(recovered) if abs(scale) >= LEAST_LOSS else None,
     )
+
+
+def ranks(values: Float[Tensor, " item"]) -> Float[Tensor, " item"]:
+    """Ranks from 0; equal values share the mean of theirs."""
+    _, which, counts = values.double().unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts + 1) / 2)[which]
+
+
+def spearman(one: Float[Tensor, " item"], other: Float[Tensor, " item"]) -> float | None:
+    """Rank correlation, −1 to 1; None for fewer than three items or where one side is constant."""
+    if len(one) < 3:
+        return None
+    a, b = (ranks(x) - ranks(x).mean() for x in (one, other))
+    size = float(a.norm() * b.norm())
+    return float(a @ b) / size if size else None

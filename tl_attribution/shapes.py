@@ -12,7 +12,8 @@ axis             meaning
 ``head``         attention head (query heads)
 ``kv``           key/value head; ``head = kv * group``
 ``d_head``       width of one head
-``row``          targets that are being traced together
+``row``          targets that are being traced together, or runs of a prompt, each changed otherwise
+``clamp``        features that are held at a value, each in one row and at one position
 ``vocab``        token id
 ===============  ==================================================================================
 """
@@ -36,3 +37,9 @@ TokenIds = Int[Tensor, " position"]
 
 Cotangents = Float[Tensor, "row position d_model"]
 """For each row, the derivative of its target with respect to the residual stream."""
+
+Changes = Float[Tensor, "row position d_model"]
+"""For each changed run of a prompt, by how much the residual stream differs from the original."""
+
+StreamRows = Float[Tensor, "row position d_model"]
+"""What is read or written at one layer in several runs of one length."""

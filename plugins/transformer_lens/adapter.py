@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from tl_attribution.dictionaries.neurons import MlpWeights
 from tl_attribution.errors import FormatError, NotFoundError, UnsupportedModelError
 from tl_attribution.plugins.transformer_lens import names, tokens
+from tl_attribution.plugins.transformer_lens.editing import Editing
 from tl_attribution.plugins.transformer_lens.looking import look
 from tl_attribution.replacement.frozen import FrozenAttention, FrozenNorm
-from tl_attribution.replacement.host import MlpPairs, ReplaceMlp
+from tl_attribution.replacement.host import EditMlps, MlpPairs, ReplaceMlp
 from tl_attribution.replacement.sites import ReadSite, WriteSite
 from tl_attribution.replacement.snapshot import Block, Snapshot
 from tl_attribution.shapes import Streams, TokenIds
@@ -75,6 +76,14 @@ class TransformerLensHost(abc.ABC):
         """A norm's weights; ``hooks`` is its hooks' prefix."""
 
     @abc.abstractmethod
+    def new_cache(self, rows: int) -> Any:
+        """An empty store of keys and values."""
+
+    @abc.abstractmethod
+    def caching(self, cache: Any, token_ids: Tensor) -> dict[str, Any]:
+        """What the forward pass is given, besides tokens, to go on from a cache."""
+
+    @abc.abstractmethod
     def replace_before_norm(
         self, layer: int, hook: Callable[..., Tensor]
     ) -> tuple[list[tuple[str, Callable[..., Tensor]]], Any]:
@@ -127,7 +136,8 @@ class TransformerLensHost(abc.ABC):
     def _mlp_norm_name(self, layer: int) -> str:
         return "ln1" if self.parallel and not self._has(layer, "ln2") else "ln2"
 
-    def _post_norm_name(self, layer: int, name: str) -> str | None:
+    def post_norm_name(self, layer: int, name: str) -> str | None:
+        """The name, if the block has a post-norm of this name."""
         return name if self._has(layer, name) else None
 
     def _check_block(self, layer: int) -> None:
@@ -174,10 +184,10 @@ class TransformerLensHost(abc.ABC):
 
     def read(self, token_ids: TokenIds, site: ReadSite) -> Streams:
         """What features read at every layer, in one forward pass."""
-        hooks = [self._read_hook(layer, site) for layer in range(self.n_layers)]
+        hooks = [self.read_hook(layer, site) for layer in range(self.n_layers)]
         _, found = self._run(token_ids, hooks)
         return torch.stack(
-            [self._at_site(layer, found[hook], site) for layer, hook in enumerate(hooks)]
+            [self.at_site(layer, found[hook], site) for layer, hook in enumerate(hooks)]
         )
 
     def read_mlps(
@@ -187,11 +197,11 @@ class TransformerLensHost(abc.ABC):
         layers = range(self.n_layers)
         for layer in layers:
             self._check_block(layer)
-        reads = [self._read_hook(layer, read) for layer in layers]
+        reads = [self.read_hook(layer, read) for layer in layers]
         writes = [self._write_hooks(layer, write) for layer in layers]
         found = look(self.model, token_ids, {*reads, *(hook for pair in writes for hook in pair)})
         flat = {hook: t.to(self.compute_dtype).flatten(0, 1) for hook, t in found.items()}
-        inputs = [self._at_site(layer, flat[reads[layer]], read) for layer in layers]
+        inputs = [self.at_site(layer, flat[reads[layer]], read) for layer in layers]
         outputs = [
             math.prod((flat[hook] for hook in hooks[1:]), start=flat[hooks[0]]) for hooks in writes
         ]
@@ -204,7 +214,7 @@ class TransformerLensHost(abc.ABC):
         layers = range(self.n_layers)
         for layer in layers:
             self._check_block(layer)
-        reads = [self._read_hook(layer, read) for layer in layers]
+        reads = [self.read_hook(layer, read) for layer in layers]
         writes = [self._write_hooks(layer, write) for layer in layers]
         if any(len(hooks) > 1 for hooks in writes) or not all(
             self._hooked_as_is(layer, read) for layer in layers
@@ -221,18 +231,20 @@ class TransformerLensHost(abc.ABC):
 
     def _write_hooks(self, layer: int, site: WriteSite) -> tuple[str, ...]:
         """Hooks whose product is what the MLP writes at a site."""
-        if not site.before_norm or not self._post_norm_name(layer, "ln2_post"):
+        if not site.before_norm or not self.post_norm_name(layer, "ln2_post"):
             return (names.block(layer, "hook_mlp_out"),)
         parts = ("hook_normalized", "hook_scale")
         return tuple(names.block(layer, f"ln2_post.{part}") for part in parts)
 
-    def _read_hook(self, layer: int, site: ReadSite) -> str:
+    def read_hook(self, layer: int, site: ReadSite) -> str:
+        """The hook that holds what is read at a site, or what it is computed from."""
         if site.norm != "none":
             return names.block(layer, f"{self._mlp_norm_name(layer)}.hook_normalized")
         early = site.place == "resid_pre" or self.parallel
         return names.block(layer, "hook_resid_pre" if early else "hook_resid_mid")
 
-    def _at_site(self, layer: int, hooked: Tensor, site: ReadSite) -> Tensor:
+    def at_site(self, layer: int, hooked: Tensor, site: ReadSite) -> Tensor:
+        """What is read at a site, from what :meth:`read_hook`'s hook holds."""
         if site.norm == "none":
             return hooked
         norm = self._norm(layer, self._mlp_norm_name(layer))
@@ -258,39 +270,27 @@ class TransformerLensHost(abc.ABC):
         self, token_ids: TokenIds, read: ReadSite, write: WriteSite, replace: ReplaceMlp
     ) -> Float[Tensor, "position vocab"]:
         """Logits of a run with every MLP's output replaced."""
-        seen: dict[int, Tensor] = {}
-        replaced: set[int] = set()
-        hooks: list[tuple[str, Callable[..., Any]]] = []
-        handles = []
-        for layer in range(self.n_layers):
 
-            def look(tensor: Tensor, hook: Any = None, *, layer: int = layer) -> None:
-                seen[layer] = self._at_site(layer, tensor[0].to(self.compute_dtype), read)
+        def of_one_row(layer: int, x: Tensor, out: Tensor) -> Tensor:
+            return replace(layer, x[0], out[0])[None]
 
-            def edit(tensor: Tensor, hook: Any = None, *, layer: int = layer) -> Tensor:
-                replaced.add(layer)
-                made = replace(layer, seen[layer], tensor[0].to(self.compute_dtype))
-                return made[None].to(tensor)
+        return self.run_edited(token_ids[None], read, write, of_one_row)[0]
 
-            hooks.append((self._read_hook(layer, read), look))
-            if write.before_norm and self._post_norm_name(layer, "ln2_post"):
-                named, handle = self.replace_before_norm(layer, edit)
-                hooks += named
-                handles += [handle] if handle is not None else []
-            else:
-                hooks.append((names.block(layer, "hook_mlp_out"), edit))
-        try:
-            with torch.no_grad():
-                tokens = token_ids[None].to(next(iter(self.model.parameters())).device)
-                logits = self.model.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits")
-        finally:
-            for handle in handles:
-                handle.remove()
-        if kept := set(range(self.n_layers)) - replaced:
-            raise UnsupportedModelError(
-                f"{self.name} ignored what replaces its MLPs in layers {sorted(kept)}"
-            )
-        return logits[0].to(self.compute_dtype)
+    def run_edited(
+        self,
+        token_ids: Int[Tensor, "row position"],
+        read: ReadSite,
+        write: WriteSite,
+        edit: EditMlps,
+        *,
+        patterns: Sequence[Float[Tensor, "head position position"]] | None = None,
+        cache: Any = None,
+    ) -> Float[Tensor, "row position vocab"]:
+        """Logits of several rows with every MLP's output edited, and the attention patterns given.
+        Raises UnsupportedModelError if an edit was never asked for."""
+        run = Editing(self, read, write, edit, patterns)
+        options = {} if cache is None else self.caching(cache, token_ids)
+        return run.logits(token_ids, options).to(self.compute_dtype)
 
     # Snapshot
 
@@ -335,7 +335,7 @@ class TransformerLensHost(abc.ABC):
         for layer in range(self.n_layers):
             parts = ["hook_resid_pre", "attn.hook_pattern", "hook_mlp_out"]
             parts.append(f"{self._mlp_norm_name(layer)}.hook_normalized")
-            if self._post_norm_name(layer, "ln2_post"):
+            if self.post_norm_name(layer, "ln2_post"):
                 parts.append("ln2_post.hook_normalized")
             wanted += [names.block(layer, part) for part in parts]
         wanted.append(names.block(self.n_layers - 1, "hook_resid_post"))
@@ -353,8 +353,8 @@ class TransformerLensHost(abc.ABC):
         def norm(name: str) -> FrozenNorm:
             return self._scaled(norms[names.block(layer, name)], found)
 
-        attention_post = self._post_norm_name(layer, "ln1_post")
-        mlp_post = self._post_norm_name(layer, "ln2_post")
+        attention_post = self.post_norm_name(layer, "ln1_post")
+        mlp_post = self.post_norm_name(layer, "ln2_post")
         raw = None
         if mlp_post:
             raw = hooked("ln2_post.hook_normalized") * hooked("ln2_post.hook_scale")

@@ -33,6 +33,18 @@ class BridgeHost(TransformerLensHost):
         bias = None if bridge.uses_rms_norm else getattr(bridge.original_component, "bias", None)
         return NormWeights(hooks, not bridge.uses_rms_norm, weight, bias)
 
+    def new_cache(self, rows: int) -> Any:
+        """A cache of Hugging Face's, which takes any number of rows."""
+        from transformers import DynamicCache
+
+        del rows
+        return DynamicCache()
+
+    def caching(self, cache: Any, token_ids: Tensor) -> dict[str, Any]:
+        """The cache grows as the model runs."""
+        del token_ids
+        return {"past_key_values": cache, "use_cache": True}
+
     def replace_before_norm(
         self, layer: int, hook: Callable[..., Tensor]
     ) -> tuple[list[tuple[str, Callable[..., Tensor]]], Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tl_attribution.plugins.transformer_lens.adapter import (
@@ -41,6 +42,18 @@ class HookedTransformerHost(TransformerLensHost):
             getattr(module, "b", None),
             hooked_late=kind == "LayerNorm" and _MAJOR < 3,
         )
+
+    def new_cache(self, rows: int) -> Any:
+        """TransformerLens's own cache, which was renamed in version 3."""
+        import transformer_lens
+
+        name = "HookedTransformerKeyValueCache" if _MAJOR < 3 else "TransformerLensKeyValueCache"
+        device = next(iter(self.model.parameters())).device
+        return getattr(transformer_lens, name).init_cache(self.model.cfg, device, rows)
+
+    def caching(self, cache: Any, token_ids: Tensor) -> dict[str, Any]:
+        """With a cache, tokens that could be padding are masked unless told not to be."""
+        return {"past_kv_cache": cache, "attention_mask": torch.ones_like(token_ids)}
 
     def replace_before_norm(
         self, layer: int, hook: Callable[..., Tensor]

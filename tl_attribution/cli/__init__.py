@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from tl_attribution.cli.evaluate import evaluate
+from tl_attribution.cli.intervene import intervene
 from tl_attribution.cli.names import list_names
 from tl_attribution.cli.publish import publish
 from tl_attribution.cli.trace import trace
 from tl_attribution.cli.train import train
+from tl_attribution.cli.validate import validate
 from tl_attribution.errors import TlAttributionError
 
 app = typer.Typer(
@@ -29,6 +31,8 @@ app.command()(train)
 app.command()(evaluate)
 app.command("list")(list_names)
 app.command()(publish)
+app.command()(intervene)
+app.command()(validate)
 
 
 def _show_version(wanted: bool) -> bool:

@@ -1,7 +1,8 @@
 """The parts of a block with what depends on the prompt frozen: each is an affine map of the stream.
 
-Every map comes in three forms: applied to the stream, its linear part pulled back (the adjoint, for
-cotangents), and its constant (what it gives for a stream of zeros).
+Every map comes in four forms: applied to the stream, its linear part alone (``push``, for changes),
+the adjoint of that (``pull``, for cotangents), and its constant (what it gives for a stream of
+zeros).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_attribution.shapes import Cotangents, Stream
+from tl_attribution.shapes import Changes, Cotangents, Stream
 
 
 def _centre(x: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ class FrozenNorm:
     weight: Float[Tensor, " d_model"] | None = None
     bias: Float[Tensor, " d_model"] | None = None
 
-    def normalized(self, x: Stream) -> Stream:
+    def normalized(self, x: Float[Tensor, "*row position d_model"]) -> Tensor:
         """Centred and divided, before weight and bias."""
         return (_centre(x) if self.centred else x) / self.scale
 
@@ -42,6 +43,11 @@ class FrozenNorm:
     def __call__(self, x: Stream) -> Stream:
         """The whole affine map."""
         return self.weighted(self.normalized(x))
+
+    def push(self, change: Changes) -> Changes:
+        """The linear part: what a change of the input changes."""
+        out = self.normalized(change)
+        return out if self.weight is None else out * self.weight
 
     def pull(self, g: Cotangents) -> Cotangents:
         """Adjoint of the linear part; ``g`` may hold fewer positions, from the first on."""
@@ -98,7 +104,7 @@ class FrozenAttention:
     @cached_property
     def _folded(self) -> tuple[Tensor, Tensor, Tensor]:
         """Value matrix [kv·d_head, d_model], output matrix [d_model, head·d_head] and pattern
-        [kv, group, p, q] with both norms folded in; made for the adjoint."""
+        [kv, group, p, q] with both norms folded in; made for the linear part and its adjoint."""
         kv, width, d_head = self.W_V.shape
         heads, n = self.pattern.shape[:2]
         values = self.norm.fold_in(self.W_V.permute(1, 0, 2).reshape(width, kv * d_head))
@@ -109,6 +115,14 @@ class FrozenAttention:
             pattern = pattern / self.post_norm.scale
         grouped = pattern.view(kv, heads // kv, n, n)
         return values.T.contiguous(), output.T.contiguous(), grouped
+
+    def push(self, change: Changes) -> Changes:
+        """The linear part: what a change of the stream changes in what the attention adds."""
+        values, output, pattern = self._folded
+        kv = pattern.shape[0]
+        v = (change @ values.T).unflatten(-1, (kv, -1))
+        z = torch.einsum("kgpq,rqke->rpkge", pattern, v)
+        return z.flatten(2) @ output.T
 
     def add_pulled(self, g: Cotangents) -> None:
         """Add to ``g`` what the attention pulls back:

@@ -13,10 +13,13 @@ from tl_attribution.dictionaries.neurons import MlpWeights
 from tl_attribution.errors import UnsupportedModelError
 from tl_attribution.replacement.sites import ReadSite, WriteSite
 from tl_attribution.replacement.snapshot import Snapshot
-from tl_attribution.shapes import Stream, Streams, TokenIds
+from tl_attribution.shapes import Stream, StreamRows, Streams, TokenIds
 
 ReplaceMlp = Callable[[int, Stream, Stream], Stream]
 """(layer, what is read, what the MLP wrote) → what is written instead, at the write site."""
+
+EditMlps = Callable[[int, StreamRows, StreamRows], StreamRows]
+"""The same of several rows."""
 
 
 class MlpPairs(NamedTuple):
@@ -87,6 +90,25 @@ class Host(Protocol):
         self, token_ids: TokenIds, read: ReadSite, write: WriteSite, replace: ReplaceMlp
     ) -> Float[Tensor, "position vocab"]:
         """Logits of a run with every MLP's output replaced; attention and norms run freely."""
+        ...
+
+    def new_cache(self, rows: int) -> Any:
+        """An empty store of keys and values for :meth:`run_edited`, of so many rows."""
+        ...
+
+    def run_edited(
+        self,
+        token_ids: Int[Tensor, "row position"],
+        read: ReadSite,
+        write: WriteSite,
+        edit: EditMlps,
+        *,
+        patterns: Sequence[Float[Tensor, "head position position"]] | None = None,
+        cache: Any = None,
+    ) -> Float[Tensor, "row position vocab"]:
+        """Logits of several rows in one forward pass, with every MLP's output edited. ``patterns``
+        (one a layer, as a snapshot holds them) takes the place of every row's attention patterns.
+        With a ``cache``, the tokens follow those of the runs that it went through before."""
         ...
 
 

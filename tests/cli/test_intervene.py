@@ -1,0 +1,102 @@
+"""``tl-attribution intervene`` and ``validate``: what is asked reaches the library, and is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tl_attribution as tla
+from tests.cli.running import Ran, is_one_line_about
+from tests.models import HOSTS, tiny
+from tests.random_dictionaries import transcoder
+
+TEXT = " w5 w16 w29 w5 w37"
+pytestmark = pytest.mark.hosts
+
+
+@pytest.fixture
+def cli(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """The command line with a tiny model in place of what would be loaded."""
+    monkeypatch.setattr(tla, "load_model", lambda name: tiny("gpt2", HOSTS[0]), raising=False)
+    monkeypatch.setattr(tla, "load_dictionary", lambda name: transcoder())
+    return cli
+
+
+def test_it_tells_what_changed_and_the_answers(cli: Callable[..., Ran]) -> None:
+    changes = ("--set", "0:2:3=2.5", "--scale", "1:-1:4=-1", "--add", "0:3..:1=0.5")
+    ran = cli("intervene", TEXT, *changes, "--ablate", "1:1..3:2", "--generate", "3")
+    assert ran.code == 0, ran.err
+    rows = [line.split() for line in ran.out.splitlines()]
+    assert next(r for r in rows if r[-1:] == ["2.500"])[:5] == ["0", '"', 'w16"', "(2)", "3"]
+    wanted = [
+        tla.Intervention(0, 2, 3, 2.5),
+        tla.Intervention.scale(1, -1, 4, -1.0),
+        tla.Intervention.add(0, slice(3, None), 1, 0.5),
+        tla.Intervention.ablate(1, slice(1, 3), 2),
+    ]
+    run = tla.intervene(tiny("gpt2", HOSTS[0]), TEXT, transcoder(), wanted)
+    best = int(run.logits[-1].argmax())
+    shown = ran.out.split("answers")[1].splitlines()[2]
+    share = [x[-1].softmax(-1)[best] for x in (run.original_logits, run.logits)]
+    token = run.host.token_strings([best])[0]
+    assert f'"{token}"' in shown
+    assert f"{float(share[0]):.1%}" in shown
+    assert f"{float(share[1]):.1%}" in shown
+    assert "before" in ran.out.splitlines()[-2]
+
+
+def test_modes_reach_the_library(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    run = tla.intervene
+
+    def intervene(*arguments: Any, **settings: Any) -> Any:
+        asked.update(settings)
+        return run(*arguments, **settings)
+
+    monkeypatch.setattr(tla, "intervene", intervene)
+    options = ("--propagation", "constrained", "--layers", "0..2", "--free-attention")
+    assert cli("intervene", TEXT, "--ablate", "0:2:3", *options, "--prefix", "2").code == 0
+    assert asked == {
+        "propagation": "constrained",
+        "layers": range(0, 2),
+        "freeze_attention": False,
+        "prefix": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "nothing to change"),
+        (("--set", "0:2:3"), "is not LAYER:POSITION:FEATURE=VALUE"),
+        (("--set", "0:2=1"), "is not LAYER:POSITION:FEATURE=VALUE"),
+        (("--set", "0:2:3=much"), "'much' is not a number"),
+        (("--set", "0:2:3=nan"), "cannot be held at nan"),
+        (("--ablate", "0:2:3=1"), "is not LAYER:POSITION:FEATURE, as in"),
+        (("--set", "9:2:3=1"), "layer 9 of"),
+        (("--ablate", "0:2:3", "--layers", "2"), "is not A..B"),
+        (("--ablate", "0:2:3", "--layers", "0..2"), "go together"),
+        (("--ablate", "0:2:3", "--generate", "99"), "ask for at most 26"),
+    ],
+)
+def test_mistakes_are_one_line(
+    cli: Callable[..., Ran], options: tuple[str, ...], said: str
+) -> None:
+    assert is_one_line_about(cli("intervene", TEXT, *options), said)
+
+
+def test_validate_reads_a_graph_and_writes_its_report(
+    cli: Callable[..., Ran], tmp_path: Path
+) -> None:
+    graph, text, page = (tmp_path / n for n in ("g.safetensors", "v.json", "v.html"))
+    tla.attribute(tiny("gpt2", HOSTS[0]), TEXT, transcoder()).save(graph)
+    ran = cli("validate", graph, "--features", "5", "--json", text, "--html", page)
+    assert ran.code == 0, ran.err
+    found = tla.Validation.from_json(text)
+    assert len(found.tested) == 5
+    assert all(sentence in ran.out for sentence in found.verdict)
+    assert page.read_text().startswith("<!doctype html>")
+    assert is_one_line_about(cli("validate", tmp_path / "none"), "no graph file at")

@@ -1,0 +1,151 @@
+"""``tl-attribution intervene``: the answers before and after some features are changed."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+import tl_attribution as tla  # lazy: nothing heavy is imported before it is used
+from tl_attribution.cli import common
+from tl_attribution.errors import InputError
+
+ANSWERS = 5
+"""How many of the likely tokens, before and after, are shown."""
+
+
+class Propagation(str, Enum):
+    """How a change spreads."""
+
+    direct = "direct"
+    constrained = "constrained"
+    iterative = "iterative"
+
+
+FORM = "LAYER:POSITION:FEATURE"
+SPAN = "POSITION is a number (-1: the last), A..B (without B), or A.. (to the end, and on)."
+
+Prompt = Annotated[str, typer.Argument(help="The text to run.", show_default=False)]
+ModelName = Annotated[str, typer.Option("--model", help="'atlas', which ships, or a name.")]
+DictionaryName = Annotated[
+    str | None,
+    typer.Option(
+        "--dictionary",
+        help="A name, a path, or 'neurons': the model's own. Else Atlas's, or neurons.",
+        show_default=False,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar=f"{FORM}=VALUE", help=f"Hold a feature at a value. {SPAN}"),
+]
+Scale = Annotated[
+    list[str] | None,
+    typer.Option("--scale", metavar=f"{FORM}=FACTOR", help="… at so many times its activation."),
+]
+Add = Annotated[
+    list[str] | None,
+    typer.Option("--add", metavar=f"{FORM}=AMOUNT", help="… at its activation plus so much."),
+]
+Ablate = Annotated[list[str] | None, typer.Option("--ablate", metavar=FORM, help="… at zero.")]
+Mode = Annotated[Propagation, typer.Option("--propagation", help="How the changes spread.")]
+Layers = Annotated[
+    str | None,
+    typer.Option("--layers", metavar="A..B", help="For constrained: write into these layers."),
+]
+Free = Annotated[bool, typer.Option("--free-attention", help="Recompute attention patterns too.")]
+Generate = Annotated[int, typer.Option("--generate", min=0, help="Also write so many new tokens.")]
+Prefix = Annotated[
+    int | None,
+    typer.Option(min=0, help="Leading tokens that every prompt shares. Else the BOS token."),
+]
+
+
+def intervene(
+    prompt: Prompt,
+    model: ModelName = "atlas",
+    dictionary: DictionaryName = None,
+    set_: Set = None,
+    scale: Scale = None,
+    add: Add = None,
+    ablate: Ablate = None,
+    propagation: Mode = Propagation.iterative,
+    layers: Layers = None,
+    free_attention: Free = False,
+    generate: Generate = 0,
+    prefix: Prefix = None,
+) -> None:
+    """Run PROMPT with features changed, and show its answers before and after."""
+    wanted = [
+        _parse(text, how)
+        for how, texts in (("set", set_), ("scale", scale), ("add", add), ("ablate", ablate))
+        for text in texts or []
+    ]
+    if not wanted:
+        raise InputError(f"nothing to change; give --set {FORM}=VALUE, --scale, --add or --ablate")
+    settings: dict[str, Any] = {
+        "propagation": propagation.value,
+        "layers": None if layers is None else _layers(layers),
+        "freeze_attention": not free_attention,
+        "prefix": prefix,
+    }
+    _run(prompt, model, dictionary or common.usual(model), wanted, settings, generate)
+
+
+_PLACE = re.compile(r"(\d+):(-?\d+|(?:-?\d+)?\.\.(?:-?\d+)?):(\d+)")
+
+
+def _parse(text: str, how: str) -> Any:
+    """One option as an Intervention. Raises InputError for another form."""
+    place, equals, value = text.partition("=")
+    found = _PLACE.fullmatch(place.strip())
+    number = "0" if how == "ablate" else value
+    if found is None or (how == "ablate") == bool(equals):
+        form = FORM if how == "ablate" else f"{FORM}=VALUE"
+        raise InputError(
+            f"--{how} {text!r} is not {form}, as in 2:-1:17{'=3.5' * (how != 'ablate')}"
+        )
+    try:
+        amount = float(number)
+    except ValueError:
+        raise InputError(f"--{how} {text!r}: {value!r} is not a number") from None
+    layer, position, feature = found.groups()
+    where = _span(position) if ".." in position else int(position)
+    kind = "set" if how == "ablate" else how
+    return tla.Intervention(int(layer), where, int(feature), amount, kind)
+
+
+def _span(text: str) -> slice:
+    first, _, last = text.partition("..")
+    return slice(int(first) if first else None, int(last) if last else None)
+
+
+def _layers(text: str) -> range:
+    found = re.fullmatch(r"(\d+)\.\.(\d+)", text.strip())
+    if found is None:
+        raise InputError(f"--layers {text!r} is not A..B, as in 2..5 for layers 2, 3 and 4")
+    return range(int(found[1]), int(found[2]))
+
+
+def _run(
+    prompt: str,
+    model_name: str,
+    dictionary_name: str,
+    wanted: list[Any],
+    settings: dict[str, Any],
+    new: int,
+) -> None:
+    from tl_attribution.cli import intervention_report, terminal
+
+    with terminal.progress() as progress:
+        progress(0, 0, f"loading {model_name}")
+        model, dictionary = common.load(model_name, dictionary_name)
+        progress(0, 0, "running")
+        ran = tla.intervene(model, prompt, dictionary, wanted, **settings)
+        texts = [
+            tla.generate(model, prompt, dictionary, held, max_new_tokens=new, **settings).text
+            for held in (([], wanted) if new else ())
+        ]
+    intervention_report.show(terminal.console(), ran, texts, ANSWERS)
