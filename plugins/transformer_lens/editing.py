@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,18 +14,15 @@ from tl_attribution.plugins.transformer_lens import names
 from tl_attribution.replacement.host import EditMlps
 from tl_attribution.replacement.sites import ReadSite, WriteSite
 
-if TYPE_CHECKING:
-    from tl_attribution.plugins.transformer_lens.adapter import TransformerLensHost
-
 Hook = Callable[..., Any]
 
 
 class Editing:
-    """The hooks of one such pass; they are gone when it is over."""
+    """The hooks of one such pass on a TransformerLensHost; they are gone when it is over."""
 
     def __init__(
         self,
-        host: TransformerLensHost,
+        host: Any,
         read: ReadSite,
         write: WriteSite,
         edit: EditMlps,

@@ -25,6 +25,9 @@ NODES = ["id", "kind", "layer", "position", "token", "index", "label"]
 NODES += ["activation", "influence", "constant", "preactivation"]
 """Columns of the table of nodes."""
 
+EDGES = ("source", "target", "weight")
+"""Columns of the table of edges."""
+
 ADDRESS = re.compile(r"(?:[^/:]+/)?[^/:]+/[^/:]+(?::[^/:]+)?")
 
 
@@ -95,8 +98,8 @@ def _tables(graph: Graph) -> dict[str, wandb.Table]:
     lines = zip(found[order].tolist(), weights[order].tolist(), strict=True)
     edges = [[ids[source], ids[target], weight] for (target, source), weight in lines]
     return {
-        "nodes": wandb.Table(columns=NODES, data=nodes),
-        "edges": wandb.Table(columns=["source", "target", "weight"], data=edges),
+        "nodes": wandb.Table(columns=[*NODES], data=[*nodes]),
+        "edges": wandb.Table(columns=[*EDGES], data=[*edges]),
     }
 
 

@@ -13,9 +13,9 @@ import tl_attribution as tla  # lazy: nothing heavy is imported before it is use
 from tl_attribution.errors import InputError, nearest
 
 ATLAS = {
-    "n_features": 512,
-    "tokens": 10_000_000,
-    "k": 7,
+    "n_features": 768,
+    "tokens": 8_000_000,
+    "k": 8,
     "k_start": 20,
     "k_anneal": 0.03,
     "batch": 1024,

@@ -108,7 +108,7 @@ def _scatter(found: Validation) -> str:
         for t, x, y in zip(found.tested, *logs, strict=True)
     ]
     names = ("influence in the graph (log)", "effect on the answers (log)")
-    return _svg(_frame(*ends, names) + dots, "Effect against influence")
+    return _svg(_frame(ends[0], ends[1], names) + dots, "Effect against influence")
 
 
 def _line(xs: Sequence[float], ys: Sequence[float], number: int) -> str:
@@ -137,7 +137,7 @@ def _curves(found: Validation) -> str:
     ends = (1.0, float(curve.counts[-1])), (0.0, high)
     names = ("features ablated (log)", "effect on the answers")
     legend = _legend(("by influence", "by activation", "at random"))
-    return _svg(_frame(*ends, names) + drawn + legend, "Effect of ablating the first features")
+    return _svg(_frame(ends[0], ends[1], names) + drawn + legend, "Effect of ablating the first features")
 
 
 def _layers(found: Validation) -> str:
