@@ -6,6 +6,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 EXTRAS ?= all,test,dev
 ARGS ?= -m "not browser"
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -30,8 +31,8 @@ demo: $(READY)  ## Trace the Dallas prompt on the bundled model and write its gr
 	HF_HUB_OFFLINE=1 $(BIN)/tl-attribution trace "$(PROMPT)" \
 		--out demo/dallas.safetensors --json demo/dallas.json --html demo/dallas.html
 
-test: $(READY)  ## Run the tests; ARGS="-m 'not slow'" picks some
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+test: $(READY)  ## Run the tests; ARGS="-m 'not slow'" picks some, JOBS=8 uses more processors
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 browser: $(READY)  ## Run the tests that open pages; needs chromium and chromedriver
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m browser

@@ -14,7 +14,10 @@ from tl_attribution.cli import main
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """Runs the command line on a wide pipe."""
+    from transformers.utils import logging
+
     monkeypatch.setenv("COLUMNS", "200")
+    logging.disable_progress_bar()  # earlier tests imported tqdm before the command could quiet it
 
     def run(*arguments: str | Path) -> Ran:
         with pytest.raises(SystemExit) as ended:

@@ -298,7 +298,4 @@ def test_the_dallas_graph_from_prompt_to_files(tmp_path: Path) -> None:
 def test_bad_input_is_one_line(
     cli: Callable[..., Ran], arguments: tuple[str, ...], said: str
 ) -> None:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # earlier tests imported tqdm before the command could quiet it
     assert is_one_line_about(cli("trace", *arguments), said)

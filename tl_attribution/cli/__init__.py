@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import platform
 import sys
 from importlib.metadata import version
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without "→" shows it escaped
             stream.reconfigure(errors="backslashreplace")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # of libraries loaded inside; ours tells instead
     try:
         app(args=arguments, prog_name="tl-attribution")
     except TlAttributionError as error:

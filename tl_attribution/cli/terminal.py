@@ -33,8 +33,7 @@ def megabytes(report: Report) -> Report:
 @contextmanager
 def progress() -> Iterator[Report]:
     """A function that reports progress on stderr: a bar that vanishes at the end on a terminal,
-    nothing elsewhere. It stands in for the bars that libraries loaded inside would print."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
+    nothing elsewhere."""
     shown = console(stderr=True)
     if not shown.is_terminal:
         yield lambda done, total, what: None

@@ -137,7 +137,9 @@ def _curves(found: Validation) -> str:
     ends = (1.0, float(curve.counts[-1])), (0.0, high)
     names = ("features ablated (log)", "effect on the answers")
     legend = _legend(("by influence", "by activation", "at random"))
-    return _svg(_frame(ends[0], ends[1], names) + drawn + legend, "Effect of ablating the first features")
+    return _svg(
+        _frame(ends[0], ends[1], names) + drawn + legend, "Effect of ablating the first features"
+    )
 
 
 def _layers(found: Validation) -> str:
