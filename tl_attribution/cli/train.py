@@ -13,10 +13,10 @@ import tl_attribution as tla  # lazy: nothing heavy is imported before it is use
 from tl_attribution.errors import InputError, nearest
 
 ATLAS = {
-    "n_features": 768,
-    "tokens": 8_000_000,
-    "k": 8,
-    "k_start": 20,
+    "n_features": 512,
+    "tokens": 10_000_000,
+    "k": 12,
+    "k_start": 30,
     "k_anneal": 0.03,
     "batch": 1024,
     "buffer": 131_072,
