@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tl_attribution.errors import InputError, MismatchError
 from tl_attribution.graph.graph import Graph
-from tl_attribution.graph.influence import influence, normalise
+from tl_attribution.graph.influence import flow
 from tl_attribution.graph.nodes import KINDS, Node
 
 Align = Union[str, Mapping[int, int]]  # noqa: UP007  # evaluated on Python 3.10
@@ -205,10 +205,8 @@ def _match_edges(a: Graph, b: Graph, nodes: Match) -> EdgeMatch:
 
 def _carried(graph: Graph, edges: Int[Tensor, "edge 2"]) -> float:
     """The share of all influence that goes over these edges."""
-    shares = normalise(graph.adjacency)
-    arriving = influence(shares, graph.target_weights) + graph.target_weights
-    flow = shares * arriving[:, None]
-    return float(flow[edges[:, 0], edges[:, 1]].sum() / flow.sum().clamp(min=1e-30))
+    carried = flow(graph.adjacency, graph.target_weights)
+    return float(carried[edges[:, 0], edges[:, 1]].sum() / carried.sum().clamp(min=1e-30))
 
 
 def _share(values: Tensor, rows: Tensor, among: Tensor) -> float:

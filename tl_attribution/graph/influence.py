@@ -56,6 +56,13 @@ def influence(normalised: Matrix, weights: Vector) -> Vector:
     raise InputError("the adjacency matrix has a cycle; an attribution graph is acyclic")
 
 
+def flow(adjacency: Matrix, weights: Vector) -> Matrix:
+    """The influence on the weighted targets that goes over each edge: its share of its target's
+    input, times what its target contributes (methods paper, "Graph pruning")."""
+    normalised = normalise(adjacency)
+    return normalised * (influence(normalised, weights) + weights)[:, None]
+
+
 def gains(preactivation: Vector) -> Float[Tensor, " node"]:
     """One divided by each pre-activation, 0 where it is 0: what a feature passes on, as a share of
     what it writes, for each unit that it reads."""
@@ -109,8 +116,7 @@ def prune(
     node_influence = influence(normalise(adjacency), weights)
     nodes = (node_influence >= _cutoff(node_influence, node_threshold)) | always
     kept = adjacency[nodes][:, nodes]
-    normalised = normalise(kept)
-    scored = normalised * (influence(normalised, weights[nodes]) + weights[nodes])[:, None]
+    scored = flow(kept, weights[nodes])
     edges = torch.zeros_like(adjacency, dtype=torch.bool)
     surviving = (scored >= _cutoff(scored, edge_threshold)) & (kept != 0)
     edges[nodes.nonzero(), nodes.nonzero().T] = surviving

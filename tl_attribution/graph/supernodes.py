@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tl_attribution.errors import InputError
 from tl_attribution.graph.graph import Graph
-from tl_attribution.graph.influence import influence, normalise
+from tl_attribution.graph.influence import flow
 from tl_attribution.graph.nodes import NodeTable
 from tl_attribution.graph.picking import Pick, pick
 
@@ -105,15 +105,13 @@ def summed(graph: Graph) -> Supernodes:
     place = torch.empty(len(graph.nodes), dtype=torch.long)
     for group, rows in enumerate(members):
         place[list(rows)] = group
-    shares = normalise(graph.adjacency)
-    arriving = influence(shares, graph.target_weights) + graph.target_weights
-    flow = _sum(shares * arriving[:, None], place, len(members))
+    carried = _sum(flow(graph.adjacency, graph.target_weights), place, len(members))
     return Supernodes(
         tuple(names),
         tuple(members),
         weights=_sum(graph.adjacency, place, len(members)),
-        flow=flow,
-        influence=flow.sum(0) - flow.diagonal(),
+        flow=carried,
+        influence=carried.sum(0) - carried.diagonal(),
     )
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_attribution.graph.graph import Graph
-from tl_attribution.graph.influence import influence, normalise
+from tl_attribution.graph.influence import flow
 from tl_attribution.graph.nodes import Node
 from tl_attribution.graph.paths import Path, answer_label, printable, quote
 
@@ -135,18 +135,13 @@ def select(graph: Graph, paths: list[Path]) -> Selection:
 def _strongest_edges(
     graph: Graph, rows: Int[Tensor, " drawn"], paths: list[Path]
 ) -> tuple[Edge, ...]:
-    shares = normalise(graph.adjacency)
-    arriving = influence(shares, graph.target_weights) + graph.target_weights
-    scored = (shares * arriving[:, None])[rows][:, rows]
-    best = scored.flatten().argsort(descending=True, stable=True)[:MAX_EDGES]
+    carried = flow(graph.adjacency, graph.target_weights)
+    best = carried[rows][:, rows].flatten().argsort(descending=True, stable=True)[:MAX_EDGES]
     targets, sources = rows[best // len(rows)].tolist(), rows[best % len(rows)].tolist()
     pairs = {pair for pair in zip(targets, sources, strict=True) if graph.adjacency[pair] != 0}
     for path in paths:
         pairs.update(zip(path.nodes[1:], path.nodes, strict=False))
-    edges = [
-        Edge(s, t, float(graph.adjacency[t, s]), float(shares[t, s] * arriving[t]))
-        for t, s in pairs
-    ]
+    edges = [Edge(s, t, float(graph.adjacency[t, s]), float(carried[t, s])) for t, s in pairs]
     return tuple(sorted(edges, key=lambda edge: (edge.share, edge)))
 
 
