@@ -8,6 +8,7 @@ from typing import Any
 
 from tl_attribution.dictionaries import remote
 from tl_attribution.dictionaries.formats import native
+from tl_attribution.dictionaries.formats.common import read_json
 from tl_attribution.dictionaries.registry import load_dictionary, of_run
 from tl_attribution.dictionaries.remote import Publication, Published
 from tl_attribution.errors import FormatError, NotFoundError
@@ -48,7 +49,7 @@ def gather(path: str | Path, licence: str | None = None) -> Publication:
             "save one with tla.load_dictionary(…).save(folder)"
         )
     load_dictionary(folder)
-    config = {"model_name": None, **remote.settings(folder / native.CONFIG)}
+    config = {"model_name": None, **read_json(folder / native.CONFIG)}
     names = [native.CONFIG, *(f"layer_{i}.safetensors" for i in range(config["n_layers"]))]
     files = {name: folder / name for name in names}
     evaluation, run = _beside(folder, EVALUATION), _beside(folder, RUN)
@@ -60,7 +61,7 @@ def gather(path: str | Path, licence: str | None = None) -> Publication:
         config,
         card=card if card.is_file() else None,
         evaluation=_summary(evaluation),
-        run={} if run is None else remote.settings(run),
+        run={} if run is None else read_json(run),
         licence=licence,
     )
 
@@ -74,7 +75,7 @@ def _beside(folder: Path, name: str) -> Path | None:
 def _summary(evaluation: Path | None) -> dict[str, Any]:
     if evaluation is None:
         return {}
-    summary = remote.settings(evaluation).get("summary")
+    summary = read_json(evaluation).get("summary")
     if not isinstance(summary, dict):
         raise FormatError(f"{evaluation} is no evaluation: tl-attribution evaluate … --json")
     return summary

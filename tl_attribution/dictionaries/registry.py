@@ -18,6 +18,7 @@ from tl_attribution.dictionaries.formats import (
     gemma_scope,
     llamascopium,
     native,
+    pickles,
     sae_lens,
     sae_lens_clt,
 )
@@ -46,16 +47,6 @@ FORMATS: tuple[ModuleType, ...] = (
     gemma_scope,
 )
 """Readers, asked in turn whether a folder is theirs."""
-
-PICKLES = {
-    ".pt": "crosslayer-coding's scripts/convert_batchtopk_to_jumprelu.py, or the loader and the "
-    "save_pretrained or save_to_disk of the package that wrote it, make safetensors of it",
-    ".ckpt": "crosslayer-transcoder's model.save_pretrained(folder) makes safetensors of it",
-    ".dcp": "llamascopium's CrossLayerTranscoder.from_pretrained(folder).save_pretrained(new "
-    "folder), in one process, makes safetensors of it",
-}
-"""Files that can run code when they are read, and what turns them into safetensors."""
-SAME = {".pth": ".pt", ".bin": ".pt", ".pkl": ".pt", ".pickle": ".pt", ".distcp": ".dcp"}
 
 
 def load_dictionary(
@@ -208,11 +199,10 @@ def of_run(run: Path) -> Path:
 def _unknown(folder: Path) -> str:
     files = [folder] if folder.is_file() else sorted(folder.iterdir())
     for file in files:
-        suffix = SAME.get(file.suffix, file.suffix)
-        if suffix in PICKLES:
+        if remedy := pickles.remedy(file.suffix):
             return (
                 f"{folder} holds {file.name}, a pickle, which can run code when it is read, so it "
-                f"is not opened: {PICKLES[suffix]}"
+                f"is not opened: {remedy}"
             )
     needs = "\n".join(f"  {reader.NAME}: {reader.NEEDS}" for reader in FORMATS)
     what = "is a file, expected a folder" if folder.is_file() else "is no dictionary"

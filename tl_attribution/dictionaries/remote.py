@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from tl_attribution import plugin_loading
-from tl_attribution.errors import FormatError, HubError, InputError
+from tl_attribution.dictionaries.formats import pickles
+from tl_attribution.errors import HubError, InputError
 
 Progress = Callable[[int, int, str], None]
 """(bytes done, in all, of what)."""
@@ -18,7 +19,6 @@ Progress = Callable[[int, int, str], None]
 WEIGHTS, SETTINGS = (".safetensors", ".npz"), (".json", ".yaml", ".yml")
 """Endings of the only files that are fetched: none of them can run code."""
 LARGEST_SETTINGS = 1 << 20
-PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _ADDRESS = re.compile(
@@ -184,7 +184,7 @@ def _one_a_layer(folders: set[str], where: Address) -> None:
 def _no_dictionary(files: Iterable[PurePosixPath], where: Address) -> str:
     top = PurePosixPath(where.folder)
     below = [path.relative_to(top) for path in files if path.is_relative_to(top)]
-    if any(path.suffix in PICKLES for path in below):
+    if any(pickles.remedy(path.suffix) for path in below):
         return (
             f"{where} holds pickles and no safetensors. A pickle can run code when it is read, so "
             "it is not downloaded; ask its owner for safetensors"
@@ -204,16 +204,3 @@ def check_repo(repo: str) -> str:
     if found is None or found.folder or found != Address(repo):
         raise InputError(f"{repo!r} is no name of a repository; give ORGANISATION/NAME")
     return repo
-
-
-def settings(file: Path) -> dict[str, Any]:
-    """A JSON object in a file. Raises FormatError."""
-    import json
-
-    try:
-        held = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{file} cannot be read: {error}") from error
-    if not isinstance(held, dict):
-        raise FormatError(f"{file} holds no JSON object")
-    return held

@@ -38,7 +38,7 @@ def read_json(file: Path) -> dict[str, Any]:
         said = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise FormatError(f"{file} is missing: the dictionary is not complete") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{file} is not JSON: {error}") from error
     return _mapping(said, file)
 
