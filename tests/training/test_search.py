@@ -22,7 +22,7 @@ def test_places_and_values_are_those_of_the_dense_product(
     rng = torch.Generator().manual_seed(1)
     x, W, b = (torch.randn(*size, generator=rng) for size in ((96, 64), (50, 64), (50,)))
     least = 2.0 * W.norm(dim=1)
-    at, values = search.above(x, search.Encoder(W, b, "float32"), least, k, ALONE)
+    token, feature, values = search.above(x, search.Encoder(W, b, "float32"), least, k, ALONE)
     dense = x @ W.T + b
     if k is None:
         expected = dense > least
@@ -30,7 +30,7 @@ def test_places_and_values_are_those_of_the_dense_product(
         expected = torch.zeros_like(dense, dtype=torch.bool).scatter_(
             1, dense.topk(k).indices, True
         )
-    assert at.tolist() == expected.flatten().nonzero()[:, 0].tolist()
+    assert [token.tolist(), feature.tolist()] == expected.nonzero().T.tolist()
     torch.testing.assert_close(values, dense[expected])
 
 

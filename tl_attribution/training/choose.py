@@ -37,26 +37,6 @@ class Found(NamedTuple):
         return sparse.indexed(token, feature, self.n_tokens, self.n_features), pre
 
 
-def ranked(
-    at: Int[Tensor, " found"],
-    pre: Float[Tensor, " found"],
-    weight: Float[Tensor, " feature"] | None,
-    shape: torch.Size,
-) -> Found:
-    """Entries at flat places of [token, feature]; their rank is pre-activation · weight, or the
-    pre-activation if there is none."""
-    tokens, features = shape
-    token, feature = split(at, features)
-    rank = pre if weight is None else pre * weight.index_select(0, feature)
-    return Found(token, feature, pre, rank, tokens, features)
-
-
-def split(at: Int[Tensor, " found"], features: int) -> tuple[Tensor, Tensor]:
-    """Token and feature of flat places."""
-    token = at // features
-    return token, at - token * features
-
-
 def batch_threshold(ranks: Float[Tensor, " found"], wanted: int, team: Team) -> float | None:
     """The rank of number ``wanted`` in all processes together (Bussmann et al. 2024), or None if
     there are fewer."""

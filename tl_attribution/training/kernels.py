@@ -34,8 +34,7 @@ def of_rank(values: Float[Tensor, " n"], rank: int) -> float:
 
 
 def places(mask: Bool[Tensor, "token feature"]) -> Int[Tensor, " found"]:
-    """Where a mask is set, as if it were flat. Looks at eight entries at a time, most of which are
-    all unset."""
+    """Where a mask is set, as if it were flat. Looks at eight entries at once, few of which are."""
     flat = mask.flatten()
     if len(flat) % 8:
         return flat.nonzero()[:, 0]

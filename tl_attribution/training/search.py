@@ -31,24 +31,21 @@ def above(
     least: Float[Tensor, " feature"],
     k: int | None,
     team: Team,
-) -> tuple[Tensor, Tensor]:
-    """Flat places in [token, feature] at which a pre-activation is above its feature's least, and
-    the pre-activations, [found] each; of these, with ``k``, the k largest of each token."""
-    features = len(encoder.b)
-    places, values, first = [], [], 0
-    for part in x.split(max(1, AT_ONCE.get(x.device.type, MANY) // features)):
-        at, pre = _above(part, encoder, least, k, team)
-        places.append(at + first)
-        values.append(pre)
-        first += len(part) * features
-    if len(places) == 1:
-        return places[0], values[0]
-    return torch.cat(places), torch.cat(values)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens and features at which a pre-activation is above its feature's least, ordered by token,
+    and the pre-activations, [found] each; of these, with ``k``, the k largest of each token."""
+    found, first = [], 0
+    for part in x.split(max(1, AT_ONCE.get(x.device.type, MANY) // len(encoder.b))):
+        token, *rest = _above(part, encoder, least, k, team)
+        found.append((token + first, *rest))
+        first += len(part)
+    token, feature, pre = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return token, feature, pre
 
 
 def _above(
     x: Tensor, encoder: Encoder, least: Tensor, k: int | None, team: Team
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     b = encoder.b
     dense = _product(x, encoder)
     if k is None:
@@ -57,8 +54,9 @@ def _above(
         whole = dense + b
         mask = whole >= choose.token_threshold(whole, k, team)
     at = kernels.places(mask)
-    pre = dense.flatten().index_select(0, at)
-    return at, pre + b.index_select(0, choose.split(at, len(b))[1])
+    token = at // len(b)
+    feature = at - token * len(b)
+    return token, feature, dense.flatten().index_select(0, at) + b.index_select(0, feature)
 
 
 def _product(x: Tensor, encoder: Encoder) -> Tensor:

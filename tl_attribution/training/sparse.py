@@ -102,15 +102,9 @@ def products(at: Active, rows: Tensor, table: Tensor) -> Tensor:
     """rows[token] · table[feature] for every entry: [active] from [token, d] and [feature, d]."""
     if at.dense:
         return (rows @ table.T)[at.token, at.feature]
-    return dots(at.token, at.feature, rows, table)
-
-
-def dots(token: Tensor, feature: Tensor, rows: Tensor, table: Tensor) -> Tensor:
-    """rows[token] · table[feature] for pairs that are ordered by token, [pair]."""
     # The gradient of embedding_bag with respect to its weights is just this.
-    start = _starts(token, len(rows))
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        rows, table, feature, start, token, 0
+        rows, table, at.feature, at.token_start, at.token, 0
     )
 
 

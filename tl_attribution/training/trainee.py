@@ -155,9 +155,10 @@ class Trainee(nn.Module):
             elif kind == "topk":
                 k = self.config.k_at(step)
             encoder = search.Encoder(self.W_enc[layer], self.b_enc[layer], self.config.dtype)
-            at, pre = search.above(inputs[layer], encoder, least, k, self.team)
-            shape = torch.Size([inputs.shape[1], self.n_features])
-            out.append(choose.ranked(at, pre, weight, shape))
+            token, feature, pre = search.above(inputs[layer], encoder, least, k, self.team)
+            rank = pre if weight is None else pre * weight.index_select(0, feature)
+            size = inputs.shape[1], self.n_features
+            out.append(choose.Found(token, feature, pre, rank, *size))
         return out
 
     def _norm(self, layer: int) -> Tensor:
