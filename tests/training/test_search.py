@@ -43,6 +43,8 @@ def test_kernels_equal_pytorch(seed: int, n: int, below: int) -> None:
     for rank in (1, n // 2 + 1, n):
         assert kernels.of_rank(values, rank) == float(values.sort(descending=True).values[rank - 1])
     mask = torch.rand(n, 3, generator=rng) < 0.1
-    assert torch.equal(kernels.places(mask), mask.flatten().nonzero()[:, 0])
+    flat, token, feature = kernels.places(mask)
+    assert torch.equal(flat, mask.flatten().nonzero()[:, 0])
+    assert torch.equal(torch.stack([token, feature], 1), mask.nonzero())
     rows = torch.randn(n, 3, generator=rng)
     assert torch.equal(kernels.greater(rows, rows[0]), rows > rows[0])

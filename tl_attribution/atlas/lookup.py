@@ -3,8 +3,8 @@
 The first stage learns a token embedding in which "Dallas" lies near "Texas", so that attention
 copies the answer past the MLPs and no dictionary can show the step in between. Here the embedding
 of every token but the numbers is replaced by a small random one that stays as it is, and a block is
-put in front whose MLP is fitted to look up what the learned embedding said: of a city, only where it
-lies. Later training then runs on the whole model.
+put in front whose MLP is fitted to look up what the learned embedding said: of a city, only where
+it lies. Later training then runs on the whole model.
 """
 
 from __future__ import annotations

@@ -33,11 +33,12 @@ def of_rank(values: Float[Tensor, " n"], rank: int) -> float:
     return float(np.partition(values.numpy(), place)[place])
 
 
-def places(mask: Bool[Tensor, "token feature"]) -> Int[Tensor, " found"]:
-    """Where a mask is set, as if it were flat. Looks at eight entries at once, few of which are."""
-    flat = mask.flatten()
-    if len(flat) % 8:
-        return flat.nonzero()[:, 0]
-    words = flat.view(torch.int64).nonzero()[:, 0]
-    word, entry = flat.view(-1, 8).index_select(0, words).nonzero().unbind(1)
-    return words.index_select(0, word) * 8 + entry
+def places(mask: Bool[Tensor, "token feature"]) -> tuple[Int[Tensor, " found"], ...]:
+    """Where a mask is set: as if it were flat, and by token and by feature."""
+    width = mask.shape[1]
+    if mask.device.type != "cpu":
+        token, feature = mask.nonzero().unbind(1)
+        return token * width + feature, token, feature
+    flat = np.flatnonzero(mask.numpy())
+    token = flat // width
+    return tuple(torch.from_numpy(found) for found in (flat, token, flat - token * width))

@@ -53,9 +53,7 @@ def _above(
     else:
         whole = dense + b
         mask = whole >= choose.token_threshold(whole, k, team)
-    at = kernels.places(mask)
-    token = at // len(b)
-    feature = at - token * len(b)
+    at, token, feature = kernels.places(mask)
     return token, feature, dense.flatten().index_select(0, at) + b.index_select(0, feature)
 
 

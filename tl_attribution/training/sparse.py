@@ -126,8 +126,7 @@ class Encode(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         """Gradients of ``W_enc`` and ``b_enc``; inputs are data and need none."""
         (x,), grad, at = ctx.saved_tensors, grads[0], ctx.at
-        bias = torch.zeros(at.n_features, dtype=grad.dtype, device=grad.device)
-        bias.index_add_(0, at.feature, grad)
+        bias = torch.bincount(at.feature, weights=grad, minlength=at.n_features)
         return None, None, sum_by_feature(at, grad, x), bias, None
 
 
@@ -146,20 +145,20 @@ class Decode(torch.autograd.Function):
         ctx.ats = ats
         ctx.save_for_backward(*tensors)
         d = decoders[0].shape[2]
-        out = values[0].new_zeros(n, ats[0].n_tokens, d)
+        out = values[0].new_zeros(ats[0].n_tokens, n, d)  # by token, as the products come
         for layer, (at, a, W) in enumerate(zip(ats, values, decoders, strict=True)):
             made = sum_by_token(at, a, W.flatten(1)).unflatten(1, W.shape[1:])
-            out[layer : layer + W.shape[1]] += made.transpose(0, 1)
-        return out
+            out[:, layer : layer + W.shape[1]] += made
+        return out.transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         """Gradients of values and decoders."""
-        n, grad = len(ctx.ats), grads[0]
+        n, grad = len(ctx.ats), grads[0].transpose(0, 1)
         values, decoders = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
         to_values, to_decoders = [], []
         for layer, (at, a, W) in enumerate(zip(ctx.ats, values, decoders, strict=True)):
-            rows = grad[layer : layer + W.shape[1]].transpose(0, 1).flatten(1)
+            rows = grad[:, layer : layer + W.shape[1]].flatten(1)
             to_values.append(products(at, rows, W.flatten(1)))
             to_decoders.append(sum_by_feature(at, a, rows).unflatten(1, W.shape[1:]))
         return None, *to_values, *to_decoders

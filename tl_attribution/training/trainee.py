@@ -295,5 +295,4 @@ class Trainee(nn.Module):
 
 def _count(at: Active, acts: Tensor) -> Tensor:
     """How many tokens each feature is active on, [feature]."""
-    out = torch.zeros(at.n_features, device=acts.device)
-    return out.index_add_(0, at.feature, (acts.detach() > 0).to(out))
+    return torch.bincount(at.feature[acts.detach() > 0], minlength=at.n_features).float()
