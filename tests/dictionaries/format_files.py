@@ -144,7 +144,7 @@ def gemma_scope_2(m: Made) -> Case:
         m.say(f"{folder}/config.json", said | {"model_name": "gemma-v3-270m-pt"})
     acts = _jump(m.pre(), m.threshold)
     recon = [r + m.x[i] @ m.skips[i].T for i, r in enumerate(m.sums(acts, cross=False))]
-    return _case(m, acts, recon, ("mlp.hook_in", "hook_mlp_out"), "gemma-3-270m-pt")
+    return _case(m, acts, recon, ("mlp.hook_in", "hook_mlp_out"), "google/gemma-3-270m")
 
 
 def gemma_scope_2_clt(m: Made) -> Case:

@@ -147,7 +147,7 @@ def _compute(
 
     with terminal.progress() as progress:
         progress(0, 0, f"loading {model_name}")
-        model, dictionary = common.load(model_name, dictionary_name, progress)
+        model, dictionary = common.load(common.Chosen(model_name, dictionary_name), progress)
         progress(0, 0, "evaluating")
         run = tla.evaluate
         start = time.perf_counter()
