@@ -170,9 +170,7 @@ def _download(release: PretrainedSAELookup, request: str, wanted: Wanted) -> Tra
         with told(f"cannot download {id_} of {release.release}", release.repo_id):
             return SAE.from_pretrained(release.release, id_, device=device, dtype=dtype)
 
-    return convert.assemble(
-        convert.part(fetched(id_), wanted) for id_ in choose(release, request)
-    )
+    return convert.assemble(convert.part(fetched(id_), wanted) for id_ in choose(release, request))
 
 
 def names() -> Iterable[str]:

@@ -53,7 +53,9 @@ def validate(
     common.check_destinations({"json": json, "html": html})
     held = tla.load_graph(graph)
     name = model or held.about.model
-    chosen = common.Chosen(name, dictionary or _dictionary_of(held, name), reads, writes, k, trained_on)
+    chosen = common.Chosen(
+        name, dictionary or _dictionary_of(held, name), reads, writes, k, trained_on
+    )
     found = _compute(held, chosen, features, seed)
     common.write(found.to_json, json)
     common.write(found.to_html, html)

@@ -75,15 +75,15 @@ def load_dictionary(
     plugins/sae_lens/releases.py), a list of its transcoders, one a layer, or a cross-layer
     transcoder of its.
 
-    The hooks, the model and TopK's ``k`` are only needed where the files don't say them; given, they
-    win over the files. What is registered of a dictionary stands in for them. Weights stay on disk and are read as they are needed, in the files' dtype
+    The hooks, the model and TopK's ``k`` are only needed where neither the files nor the names say
+    them; given, they win. Weights stay on disk and are read as they are needed, in the files' dtype
     unless ``dtype`` is given; computations are in the model's. With a ``device`` other than the CPU
     they are all read onto it.
 
     Raises NotFoundError for a source that leads nowhere (suggesting the nearest name), FormatError
     for files that are no dictionary, or corrupt, MismatchError for weights that don't fit each
-    other, InputError for hooks or a k that nobody says, several dictionaries in one folder, or objects
-    that make no dictionary, HubError for what goes wrong with the Hub.
+    other, InputError for hooks or a k that nobody says, several dictionaries in one folder, or
+    objects that make no dictionary, HubError for what goes wrong with the Hub.
     """
     wanted = Wanted(feature_input_hook, feature_output_hook, device, dtype, k)
     entry = find(source) if isinstance(source, str | Path) else None

@@ -2,8 +2,8 @@
 
 ``config.yaml`` says the kind and the hooks. As circuit-tracer computes them: ``W_enc`` [feature,
 d_model]; a CLT's ``W_dec_i`` [feature, written, d_model], a transcoder's [feature, d_model];
-JumpReLU keeps what exceeds the threshold, be it negative; so does TopK with the ``k`` largest, which
-a set has where its config says ``activation: topk``; ``W_skip`` is [out, in]. A CLT's skip has no
+JumpReLU keeps what exceeds the threshold, be it negative, and TopK, which a set has where its
+config says ``activation: topk``, the ``k`` largest; ``W_skip`` is [out, in]. A CLT's skip has no
 place in this format. Source: circuit-tracer 0.5.0 and, for TopK, 4b1b491: ``transcoder/`` and
 ``utils/hf_utils.py``.
 """

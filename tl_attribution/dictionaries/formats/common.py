@@ -22,8 +22,8 @@ DEPTH = 4
 
 
 class Found(NamedTuple):
-    """A dictionary as its files say. Hooks are None where they don't, and so is the activation where
-    it is a TopK of unknown k."""
+    """A dictionary as its files say. Hooks are None where they don't, and the activation is None
+    where it is a TopK of unknown k."""
 
     kind: type[Transcoder]
     layers: Sequence[StoredLayer]
