@@ -341,9 +341,9 @@ def test_an_unknown_folder_says_what_every_format_needs(tmp_path: Path) -> None:
     said = str(error.value)
     assert "found: cfg.json, readme.md" in said
     for name in ("tl-attribution", "circuit-tracer", "sae-lens", "Gemma Scope", "clt-training"):
-        assert f"  {name}: " in said
+        assert f" {name}: " in said
     for name in ("crosslayer-coding", "crosslayer-transcoder", "Llamascopium"):
-        assert f"  {name}: " in said
+        assert f" {name}: " in said
 
 
 @pytest.mark.parametrize(

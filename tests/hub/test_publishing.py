@@ -143,7 +143,7 @@ def test_what_the_hub_refuses_is_told_in_one_line(
     told(NotFoundError, "no such path.*no repository me/nothing at", load("me/nothing"))
     told(NotFoundError, "has no such revision", load(f"{REPO}@v2"))
     told(HubError, "is gated. Ask for access at .*/me/gated, then log in", load("me/gated"))
-    told(HubError, "holds pickles and no safetensors", load("me/pickles"))
+    told(HubError, "pytorch_model.bin and no safetensors.*save_pretrained", load("me/pickles"))
     told(HubError, "leads out of the repository", load("me/tricks"))
     told(NotFoundError, "no address on the Hub", load("me/../etc"))
     told(HubError, "has a tag v1 already", publish(folder, tag="v1"))

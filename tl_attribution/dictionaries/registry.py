@@ -13,19 +13,9 @@ from tl_attribution import plugin_loading
 from tl_attribution.dictionaries import remote
 from tl_attribution.dictionaries.activations import Activation, TopK
 from tl_attribution.dictionaries.base import Dictionary
-from tl_attribution.dictionaries.formats import (
-    circuit_tracer,
-    clt_training,
-    crosslayer_coding,
-    crosslayer_transcoder,
-    gemma_scope,
-    llamascopium,
-    native,
-    pickles,
-    sae_lens,
-    sae_lens_clt,
-)
+from tl_attribution.dictionaries.formats import pickles
 from tl_attribution.dictionaries.formats.common import Found
+from tl_attribution.dictionaries.formats.readers import READERS, needs
 from tl_attribution.dictionaries.names import NEURONS, Entry, names
 from tl_attribution.dictionaries.remote import Progress
 from tl_attribution.dictionaries.sources import Wanted, from_plugins, known_names
@@ -37,19 +27,6 @@ from tl_attribution.errors import (
     TlAttributionError,
     nearest,
 )
-
-FORMATS: tuple[ModuleType, ...] = (
-    native,
-    llamascopium,
-    crosslayer_transcoder,
-    crosslayer_coding,
-    circuit_tracer,
-    sae_lens_clt,
-    sae_lens,
-    clt_training,
-    gemma_scope,
-)
-"""Readers, asked in turn whether a folder is theirs."""
 
 
 def load_dictionary(
@@ -156,7 +133,7 @@ def _folder(source: str, progress: Progress | None) -> Path:
 def _open(folder: Path, wanted: Wanted) -> Dictionary:
     if (folder / "run.json").is_file():
         folder = of_run(folder)
-    for reader in FORMATS:
+    for reader in READERS:
         if folder.is_dir() and reader.recognise(folder):
             return _build(_read(reader, folder), f"{folder} ({reader.NAME})", wanted)
     raise FormatError(_unknown(folder))
@@ -260,9 +237,5 @@ def _unknown(folder: Path) -> str:
                 f"{folder} holds {file.name}, a pickle, which can run code when it is read, so it "
                 f"is not opened: {remedy}"
             )
-    needs = "\n".join(f"  {reader.NAME}: {reader.NEEDS}" for reader in FORMATS)
     what = "is a file, expected a folder" if folder.is_file() else "is no dictionary"
-    return (
-        f"{folder} {what} of a known format (found: {listed(f.name for f in files)}). Formats "
-        f"and what they need:\n{needs}"
-    )
+    return f"{folder} {what} of a known format (found: {listed(f.name for f in files)}). {needs()}"
