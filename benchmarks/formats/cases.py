@@ -5,14 +5,15 @@ code computes with it. Nothing of tl_attribution is imported: this runs in the p
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 LAYERS, POSITIONS, WIDTH, FEATURES = 3, 7, 16, 40
+TOLERANCE = 1e-5
 
 
 def arguments(description: str | None) -> Path:
@@ -44,6 +45,40 @@ def write(folder: Path, x: Tensor, acts: Tensor, recon: Tensor) -> None:
         {k: t.contiguous().float() for k, t in tensors.items()}, folder / "expected.safetensors"
     )
     print(f"{folder}: {float((acts != 0).sum(-1).float().mean()):.1f} features active")
+
+
+def differ(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the largest number."""
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def agree(folder: Path, acts: Tensor, recon: Tensor) -> None:
+    """Print how far a peer's numbers are from ours, and fail if that is more than rounding."""
+    expected = load_file(folder / "expected.safetensors")
+    for part, found in (("acts", acts), ("recon", recon)):
+        wrong = differ(found, expected[part])
+        print(f"{folder.name}: {part} differ by {wrong:.1e} relative")
+        if not wrong < TOLERANCE:
+            raise SystemExit(f"{folder.name}: the peer computes other {part} than we do")
+
+
+def ours(out: Path, form: str) -> Iterator[tuple[Path, Tensor]]:
+    """For each dictionary that compare.py wrote in a format, its case's folder and x."""
+    for folder in sorted((out / "written").glob(f"{form}-*")):
+        yield folder, load_file(folder / "expected.safetensors")["x"]
+
+
+def run(
+    description: str | None, make: Callable[[Path], None], read: Callable[[Path], None]
+) -> None:
+    """What the command line asks: to write cases, or with ``--read`` to read ours."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--read", action="store_true")
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_grad_enabled(False)
+    (read if given.read else make)(given.out)
 
 
 def variants(out: Path, peer: str, names: list[str]) -> Iterator[tuple[str, Path, Path]]:

@@ -10,15 +10,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from cases import FEATURES, LAYERS, WIDTH, inputs, write
+from cases import FEATURES, LAYERS, TOLERANCE, WIDTH, differ, inputs, write
 from safetensors.torch import load_file
-from torch import Tensor
 
 import tl_attribution as tla
-from tl_attribution.dictionaries.activations import Activation, BatchTopK, JumpReLU, ReLU
+from tl_attribution.dictionaries.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
 from tl_attribution.dictionaries.transcoder import LayerWeights
 
-TOLERANCE = 1e-5
 HOOKS = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
 WRITTEN: dict[str, tuple[str, bool, bool, Activation]] = {
     "circuit-tracer-clt-relu": ("circuit-tracer", True, False, ReLU()),
@@ -29,14 +27,11 @@ WRITTEN: dict[str, tuple[str, bool, bool, Activation]] = {
     "sae-lens-relu": ("sae-lens", False, False, ReLU()),
     "sae-lens-skip": ("sae-lens", False, True, ReLU()),
     "sae-lens-batchtopk": ("sae-lens", False, True, BatchTopK(5, 0.4)),
+    "sae-lens-clt-topk": ("sae-lens", True, True, TopK(5)),
+    "sae-lens-clt-window": ("sae-lens", True, False, JumpReLU(torch.rand(3, 40))),
     "sae-lens-jumprelu": ("sae-lens", False, False, JumpReLU(torch.rand(3, 40))),
 }
 """Format, cross-layer, skip and activation of what is written."""
-
-
-def differ(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, relative to the largest number."""
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def compare(folder: Path) -> bool:

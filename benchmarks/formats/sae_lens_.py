@@ -6,7 +6,6 @@ with those that tl_attribution wrote. In an environment with sae-lens 6.54:
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import cases
@@ -24,7 +23,6 @@ from sae_lens.saes.transcoder import (
     Transcoder,
     TranscoderConfig,
 )
-from safetensors.torch import load_file
 
 CLASSES = {
     "transcoder": (Transcoder, TranscoderConfig),
@@ -56,26 +54,26 @@ def make(out: Path) -> None:
 
 
 def read(out: Path) -> None:
-    """Open what compare.py wrote."""
-    for folder in sorted((out / "written").glob("sae-lens-*")):
-        expected = load_file(folder / "expected.safetensors")
-        for layer, x in enumerate(expected["x"]):
-            model = SAE.load_from_disk(folder / "dictionary" / f"layer_{layer}")
-            recon, acts = model.forward_with_activations(x)
-            for part, found in (("acts", acts), ("recon", recon)):
-                wrong = float(
-                    (found - expected[part][layer]).abs().max() / expected[part].abs().max()
-                )
-                print(f"{folder.name} layer {layer}: {part} differ by {wrong:.1e} relative")
-                assert wrong < 1e-5
-        print(f"  {type(model).__name__}, {model.cfg.metadata}")
+    """Open what compare.py wrote: transcoders a layer at a time, a CLT (of the architecture that
+    tl_attribution registers) at once."""
+    import tl_attribution  # noqa: F401
+
+    for folder, x in cases.ours(out, "sae-lens"):
+        at = folder / "dictionary"
+        if "clt" in folder.name:
+            model = SAE.load_from_disk(at)
+            found = [(model(x), model.encode(x))]
+        else:
+            models = [SAE.load_from_disk(at / f"layer_{i}") for i in range(len(x))]
+            found = [m.forward_with_activations(one) for m, one in zip(models, x, strict=True)]
+            model = models[0]
+        recon, acts = (
+            torch.stack(part).reshape(LAYERS, *part[0].shape[-2:])
+            for part in zip(*found, strict=True)
+        )
+        cases.agree(folder, acts, recon)
+        print(f"  {type(model).__name__}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--read", action="store_true")
-    arguments = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_grad_enabled(False)
-    (read if arguments.read else make)(arguments.out)
+    cases.run(__doc__, make, read)

@@ -73,7 +73,12 @@ def download(address: Address, progress: Progress | None = None) -> Path:
 def listed(address: Address) -> tuple[str, dict[str, Remote]]:
     """The commit that the revision is now, and its files."""
     with told(f"cannot look at {address}", address.repo):
-        info = HfApi().model_info(address.repo, revision=address.revision, files_metadata=True)
+        info = HfApi().model_info(
+            address.repo,
+            revision=address.revision,
+            files_metadata=True,
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,  # by itself it waits for ever
+        )
         files = {
             one.rfilename: Remote(
                 one.rfilename,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import get_session
 
 from tl_attribution.dictionaries.remote import Address, Publication, Published
 from tl_attribution.errors import HubError
@@ -16,6 +20,10 @@ OURS = re.compile(r"layer_\d+\.safetensors|evaluation\.json")
 """Files of an earlier dictionary that must go when the new one has no such file."""
 
 
+SILENCE = 300.0
+"""Seconds for which the Hub may be silent after a request; huggingface_hub would wait for ever."""
+
+
 class Branch(NamedTuple):
     """Where the commit goes."""
 
@@ -23,6 +31,8 @@ class Branch(NamedTuple):
     head: str
     """The commit that it follows."""
     files: list[str]
+    made: bool
+    """Whether it was made for the commit."""
 
 
 def publish(
@@ -32,20 +42,46 @@ def publish(
     ``revision`` (else main), and tag it.
 
     Large files go first, and one commit makes everything visible at once: a try that fails leaves
-    what was published before, and trying again does not send again what has arrived. Raises
-    NotFoundError or HubError for what goes wrong; nothing is published then.
+    what was published before, and trying again does not send again what has arrived, for which a
+    repository that was made stays, empty. Raises NotFoundError or HubError for what goes wrong;
+    nothing is published then.
     """
-    api = HfApi()
+    api, what = HfApi(), f"cannot publish to {repo}"
+    with _not_for_ever():
+        if _make(api, repo, private):
+            what += " (it is made, and empty so far)"
+        with told(what, repo):
+            branch = _branch(api, repo, revision, tag)
+            commit = _commit(api, repo, branch, publication)
+        if tag is not None:
+            with told(f"published to {repo} as {commit[:12]}, but cannot tag it {tag}", repo):
+                api.create_tag(repo, tag=tag, revision=commit)
+    where = tag or (branch.name if revision else "main")
+    return Published(str(Address(repo, revision=where)), f"{api.endpoint}/{repo}", commit)
+
+
+def _make(api: HfApi, repo: str, private: bool) -> bool:
+    """Make the repository if there is none, and say whether there was none. Raises HubError for a
+    public one that should be private."""
     what = f"cannot publish to {repo}"
     with told(what, repo):
-        api.create_repo(repo, private=private or None, exist_ok=True)
-        hidden = api.model_info(repo).private
-    if private and not hidden:
+        found = None
+        with suppress(RepositoryNotFoundError):
+            found = api.model_info(repo, timeout=SILENCE)
+        if found is None:
+            api.create_repo(repo, private=private or None, exist_ok=True)
+            return True
+    if private and not found.private:
         raise HubError(
             f"{what}: it exists and is public, and --private would not hide it; make it private in "
             "its settings, or choose another name"
         )
-    branch = _branch(api, repo, revision, tag)
+    return False
+
+
+def _commit(api: HfApi, repo: str, branch: Branch, publication: Publication) -> str:
+    """Send everything; a branch that was made for it goes again if that fails, since it would hold
+    what main does."""
     operations = [
         *(CommitOperationAdd(name, str(file)) for name, file in publication.files.items()),
         CommitOperationAdd("README.md", card(publication, repo).encode()),
@@ -55,7 +91,7 @@ def publish(
             if OURS.fullmatch(name) and name not in publication.files
         ),
     ]
-    with told(what, repo):
+    try:
         done = api.create_commit(
             repo,
             operations,
@@ -63,24 +99,39 @@ def publish(
             revision=branch.name,
             parent_commit=branch.head,
         )
-    if tag is not None:
-        with told(f"published to {repo} as {done.oid[:12]}, but cannot tag it {tag}", repo):
-            api.create_tag(repo, tag=tag, revision=done.oid)
-    where = tag or (branch.name if revision else "main")
-    return Published(str(Address(repo, revision=where)), f"{api.endpoint}/{repo}", done.oid)
+    except BaseException:
+        if branch.made:
+            with suppress(Exception):
+                api.delete_branch(repo, branch=branch.name)
+        raise
+    return done.oid
 
 
 def _branch(api: HfApi, repo: str, revision: str | None, tag: str | None) -> Branch:
     """The branch as it is; a new one begins at main. Raises HubError if the tag is taken."""
     name = revision or "main"
-    with told(f"cannot publish to {repo}", repo):
+    refs = api.list_repo_refs(repo)
+    if tag in {ref.name for ref in refs.tags}:
+        raise HubError(
+            f"{repo} has a tag {tag} already, and tags stay where they are; choose another"
+        )
+    made = name not in {ref.name for ref in refs.branches}
+    if made:
+        api.create_branch(repo, branch=name)
         refs = api.list_repo_refs(repo)
-        if tag in {ref.name for ref in refs.tags}:
-            raise HubError(
-                f"{repo} has a tag {tag} already, and tags stay where they are; choose another"
-            )
-        if name not in {ref.name for ref in refs.branches}:
-            api.create_branch(repo, branch=name)
-            refs = api.list_repo_refs(repo)
-        head = next(ref.target_commit for ref in refs.branches if ref.name == name)
-        return Branch(name, head, api.list_repo_files(repo, revision=head))
+    head = next(ref.target_commit for ref in refs.branches if ref.name == name)
+    return Branch(name, head, api.list_repo_files(repo, revision=head), made)
+
+
+@contextmanager
+def _not_for_ever() -> Iterator[None]:
+    """Let no request wait longer than ``SILENCE``."""
+    session: Any = get_session()
+    if not hasattr(session, "timeout"):  # clients before 1.0 have none for a session
+        yield
+        return
+    before, session.timeout = session.timeout, SILENCE
+    try:
+        yield
+    finally:
+        session.timeout = before

@@ -34,7 +34,10 @@ def install(module: ModuleType) -> None:
 
 def to_sae_lens(dictionary: Dictionary) -> CrossLayerTranscoderSAE:
     """A cross-layer transcoder as an SAE of SAELens, its weights copied; ``tla.load_dictionary``
-    gives it back. Raises InputError for dictionaries of another kind."""
+    gives it back. Raises InputError for dictionaries of another kind, and for what SAELens has no
+    place for."""
+    import sae_lens  # noqa: F401  # runs install, which must not begin in the middle of cross_layer
+
     from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
     from tl_attribution.errors import InputError
     from tl_attribution.plugins.sae_lens.cross_layer import CrossLayerTranscoderSAE

@@ -24,7 +24,6 @@ from sae_lens import register_sae_class
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from sae_lens.registry import SAE_CLASS_REGISTRY
 from sae_lens.saes.sae import SAE, SAEConfig, SAEMetadata
-from sae_lens.util import dtype_to_str
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -114,22 +113,12 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
     @classmethod
     def from_dictionary(cls, dictionary: CrossLayerTranscoder) -> CrossLayerTranscoderSAE:
         """The same CLT, its weights copied."""
-        first = dictionary.layers[0]
-        cfg = CrossLayerTranscoderConfig(
-            d_in=dictionary.d_model,
-            d_sae=dictionary.n_features,
-            dtype=dtype_to_str(first.W_enc.dtype),
-            device=str(first.W_enc.device),
-            n_layers=dictionary.n_layers,
-            window=first.W_dec.shape[1],
-            skip=any(layer.W_skip is not None for layer in dictionary.layers),
-            activation=activations.to_config(dictionary.activation),
-            feature_input_hook=dictionary.feature_input_hook,
-            feature_output_hook=dictionary.feature_output_hook,
-            metadata=SAEMetadata(model_name=dictionary.model_name),
-        )
-        sae = cls(cfg)
-        sae.load_state_dict(_state(dictionary, cfg.skip))
+        state = sae_lens_clt.state(dictionary)
+        said = sae_lens_clt.config(dictionary, state)
+        said["metadata"] = SAEMetadata(model_name=dictionary.model_name)
+        del said["architecture"]
+        sae = cls(CrossLayerTranscoderConfig(**said))
+        sae.load_state_dict(state)
         return sae
 
     def to_dictionary(
@@ -264,22 +253,6 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
             save_file(state, temporary)
         write_whole(config, json.dumps(self.cfg.to_dict(), indent=2).encode())
         return weights, config
-
-
-def _state(dictionary: CrossLayerTranscoder, skip: bool) -> dict[str, Tensor]:
-    layers = dictionary.layers
-    state = {
-        "W_enc": torch.stack([layer.W_enc.T for layer in layers]),
-        "b_enc": torch.stack([layer.b_enc for layer in layers]),
-        "b_dec": torch.stack([layer.b_dec for layer in layers]),
-        **{f"W_dec.{i}": layer.W_dec for i, layer in enumerate(layers)},
-    }
-    if skip:
-        none = torch.zeros_like(layers[0].W_enc[:1].T @ layers[0].W_enc[:1])
-        state["W_skip"] = torch.stack([none if w.W_skip is None else w.W_skip for w in layers])
-    if isinstance(dictionary.activation, activations.JumpReLU):
-        state["threshold"] = dictionary.activation.threshold
-    return state
 
 
 def register() -> None:

@@ -27,6 +27,7 @@ from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.dictionaries.sources import DictionarySource, Wanted
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, NotFoundError
+from tl_attribution.plugins.huggingface_hub.failures import told
 from tl_attribution.plugins.sae_lens import convert
 from tl_attribution.plugins.sae_lens.cross_layer import CrossLayerTranscoderSAE
 
@@ -155,6 +156,7 @@ def load(source: Any, wanted: Wanted) -> Dictionary | None:
 
 
 def _download(release: PretrainedSAELookup, request: str, wanted: Wanted) -> Transcoder:
+    """Raises HubError for what goes wrong on the way, without SAELens's own error."""
     if release.conversion_func == SUMMED:
         raise InputError(
             f"{release.release} sums each feature's decoders over layers, which does not "
@@ -163,10 +165,12 @@ def _download(release: PretrainedSAELookup, request: str, wanted: Wanted) -> Tra
         )
     dtype = "float32" if wanted.dtype is None else dtype_to_str(wanted.dtype)
     device = wanted.device or "cpu"
-    return convert.assemble(
-        convert.part(SAE.from_pretrained(release.release, id_, device=device, dtype=dtype), wanted)
-        for id_ in choose(release, request)
-    )
+
+    def fetched(id_: str) -> Any:
+        with told(f"cannot download {id_} of {release.release}", release.repo_id):
+            return SAE.from_pretrained(release.release, id_, device=device, dtype=dtype)
+
+    return convert.assemble(convert.part(fetched(id_), wanted) for id_ in choose(release, request))
 
 
 def names() -> Iterable[str]:

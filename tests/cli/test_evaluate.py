@@ -108,6 +108,18 @@ def test_every_option_reaches_the_library(
     }
 
 
+def test_the_model_is_the_one_that_the_dictionary_was_trained_on(
+    cli: Callable[..., Ran], asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dictionary = create_autospec(tla.Dictionary, instance=True, model_name="me/m")
+    monkeypatch.setattr(
+        tla, "load_dictionary", lambda name, **said: asked.update(said) or dictionary
+    )
+    assert cli("d", "data", "--reads", "hook_resid_pre", "--k", "3").code == 0
+    assert asked["load_model"] == "me/m"
+    assert (asked["feature_input_hook"], asked["k"]) == ("hook_resid_pre", 3)
+
+
 @pytest.mark.usefixtures("asked")
 def test_it_tells_the_evaluation(cli: Callable[..., Ran]) -> None:
     out = cli("neurons").out

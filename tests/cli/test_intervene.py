@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import tl_attribution as tla
 from tests.cli.running import Ran, is_one_line_about
 from tests.models import HOSTS, tiny
 from tests.random_dictionaries import transcoder
+from tl_attribution.dictionaries import registry
 
 TEXT = " w5 w16 w29 w5 w37"
 pytestmark = pytest.mark.hosts
@@ -21,8 +23,37 @@ pytestmark = pytest.mark.hosts
 def cli(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """The command line with a tiny model in place of what would be loaded."""
     monkeypatch.setattr(tla, "load_model", lambda name: tiny("gpt2", HOSTS[0]), raising=False)
-    monkeypatch.setattr(tla, "load_dictionary", lambda name: transcoder())
+    monkeypatch.setattr(tla, "load_dictionary", lambda name, **_: transcoder())
     return cli
+
+
+def remember(asked: list[str]) -> Callable[[str], Any]:
+    """A load_model that writes down what is loaded."""
+    return lambda name: asked.append(name) or tiny("gpt2", HOSTS[0])
+
+
+def test_the_model_is_the_one_that_the_dictionary_was_trained_on(
+    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And what its files leave unsaid is asked for by the options that give it."""
+    made, asked = transcoder(), list[str]()
+    made.model_name = "me/tiny-gpt2"
+    made.save(tmp_path / "d")
+    monkeypatch.setattr(tla, "load_dictionary", registry.load_dictionary)
+    monkeypatch.setattr(tla, "load_model", remember(asked))
+    change = ("intervene", TEXT, "--ablate", "0:2:3", "--dictionary", tmp_path / "d")
+    assert cli(*change).code == 0
+    assert cli(*change, "--model", "other").code == 0
+    assert cli(*change, "--trained-on", "again/tiny-gpt2").code == 0
+    assert asked == ["me/tiny-gpt2", "other", "again/tiny-gpt2"]
+    assert is_one_line_about(cli(*change, "--trained-on", "x"), "line --trained-on tiny-gpt2")
+    assert is_one_line_about(cli(*change, "--reads", "hook_nowhere"), "hook_nowhere")
+    assert is_one_line_about(cli(*change, "--k", "3"), "k=3 is for TopK; this is a")
+    assert is_one_line_about(cli(*change[:4], "--k", "3", "--dictionary", "neurons"), "not neurons")
+    said = json.loads((tmp_path / "d" / "config.json").read_text())
+    (tmp_path / "d" / "config.json").write_text(json.dumps({**said, "model_name": None}))
+    assert is_one_line_about(cli(*change), "nobody says which model")
+    assert cli(*change, "--trained-on", "tiny-gpt2").code == 0
 
 
 def test_it_tells_what_changed_and_the_answers(cli: Callable[..., Ran]) -> None:
@@ -89,11 +120,16 @@ def test_mistakes_are_one_line(
 
 
 def test_validate_reads_a_graph_and_writes_its_report(
-    cli: Callable[..., Ran], tmp_path: Path
+    cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph, text, page = (tmp_path / n for n in ("g.safetensors", "v.json", "v.html"))
     tla.attribute(tiny("gpt2", HOSTS[0]), TEXT, transcoder()).save(graph)
-    ran = cli("validate", graph, "--features", "5", "--json", text, "--html", page)
+    asked: list[str] = []
+    monkeypatch.setattr(tla, "load_model", remember(asked))
+    assert is_one_line_about(cli("validate", graph), "give --dictionary")
+    whole = ("validate", graph, "--dictionary", "d", "--features", "5")
+    ran = cli(*whole, "--json", text, "--html", page)
+    assert asked == ["tiny-gpt2"]  # the graph's own
     assert ran.code == 0, ran.err
     found = tla.Validation.from_json(text)
     assert len(found.tested) == 5

@@ -104,6 +104,18 @@ def circuit_tracer_set(m: Made) -> Case:
     return _case(m, acts, recon, tuple(HOOKS.values()))
 
 
+def circuit_tracer_topk(m: Made) -> Case:
+    circuit_tracer_set(m)
+    m.say("config.yaml", {"model_kind": "transcoder_set", "activation": "topk", "k": 9, **HOOKS})
+    pre = m.pre()
+    acts = [
+        torch.zeros_like(p).scatter(-1, i := p.topk(9, -1).indices, p.gather(-1, i)) for p in pre
+    ]
+    assert any((one < 0).any() for one in acts)  # no ReLU
+    recon = [r + m.x[i] @ m.skips[i].T for i, r in enumerate(m.sums(acts, cross=False))]
+    return _case(m, acts, recon, tuple(HOOKS.values()))
+
+
 def sae_lens(m: Made) -> Case:
     for i in range(LAYERS):
         skip = i != 1  # layers may differ
@@ -144,7 +156,7 @@ def gemma_scope_2(m: Made) -> Case:
         m.say(f"{folder}/config.json", said | {"model_name": "gemma-v3-270m-pt"})
     acts = _jump(m.pre(), m.threshold)
     recon = [r + m.x[i] @ m.skips[i].T for i, r in enumerate(m.sums(acts, cross=False))]
-    return _case(m, acts, recon, ("mlp.hook_in", "hook_mlp_out"), "gemma-3-270m-pt")
+    return _case(m, acts, recon, ("mlp.hook_in", "hook_mlp_out"), "google/gemma-3-270m")
 
 
 def gemma_scope_2_clt(m: Made) -> Case:
@@ -315,6 +327,7 @@ def llamascopium(m: Made, act: str = "jumprelu") -> Case:
 MAKERS: dict[str, Callable[[Made], Case]] = {
     "circuit-tracer-clt": circuit_tracer_clt,
     "circuit-tracer-set": circuit_tracer_set,
+    "circuit-tracer-topk": circuit_tracer_topk,
     "sae-lens": sae_lens,
     "gemma-scope-1": gemma_scope_1,
     "gemma-scope-1-compressed": lambda m: gemma_scope_1(m, np.savez_compressed),
@@ -327,3 +340,9 @@ MAKERS: dict[str, Callable[[Made], Case]] = {
     "llamascopium-jumprelu": llamascopium,
     "llamascopium-topk": lambda m: llamascopium(m, "topk"),
 }
+
+
+def make(name: str, folder: Path) -> Case:
+    """A dictionary's files in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return MAKERS[name](Made(folder))

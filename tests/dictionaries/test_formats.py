@@ -1,4 +1,4 @@
-"""Formats of others: what is read, what is said about what cannot be, and what is written."""
+"""Formats of others: what is read, and what is said about what cannot be."""
 
 from __future__ import annotations
 
@@ -13,16 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tl_attribution as tla
-from tests.dictionaries.format_files import FEATURES, HOOKS, LAYERS, MAKERS, Case, Made
+from tests.dictionaries.format_files import FEATURES, HOOKS, LAYERS, MAKERS, make
 from tests.random_dictionaries import transcoder
-from tl_attribution.dictionaries.activations import BatchTopK, JumpReLU, ReLU, TopK
 from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.errors import FormatError, InputError, MismatchError
-
-
-def make(name: str, folder: Path) -> Case:
-    folder.mkdir(parents=True, exist_ok=True)
-    return MAKERS[name](Made(folder))
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -101,6 +95,18 @@ def test_hooks_are_asked_for_and_given_ones_win(tmp_path: Path) -> None:
     loaded = tla.load_dictionary(tmp_path / "e", feature_input_hook="mlp.hook_in")
     assert loaded.feature_input_hook == "mlp.hook_in"
     assert loaded.feature_output_hook == "hook_mlp_out"
+
+
+def test_a_k_and_a_model_that_the_files_leave_unsaid_are_given(tmp_path: Path) -> None:
+    case = make("circuit-tracer-topk", tmp_path)
+    _edit("config.yaml", k=None)(tmp_path)
+    loaded = tla.load_dictionary(tmp_path, k=9, model_name="a/b")
+    torch.testing.assert_close(loaded.encode(case.x), case.acts, rtol=1e-5, atol=1e-5)
+    assert loaded.model_name == "a/b"
+    _edit("config.yaml", activation="relu")(tmp_path)
+    assert (tla.load_dictionary(tmp_path).encode(case.x) >= 0).all()
+    with pytest.raises(InputError, match="k=9 is for TopK; this is a ReLU"):
+        tla.load_dictionary(tmp_path, k=9)
 
 
 def test_older_circuit_tracer_kept_decoders_the_other_way_round(tmp_path: Path) -> None:
@@ -208,6 +214,13 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     ),
     "ct hub": ("circuit-tracer-set", _edit("config.yaml", transcoders=["hf://a/b/c"]), "elsewhere"),
     "ct number": ("circuit-tracer-set", _edit("config.yaml", transcoders=[3]), "names the file"),
+    "ct activation": (
+        "circuit-tracer-set",
+        _edit("config.yaml", activation="gelu"),
+        "activation='gelu' is not supported",
+    ),
+    "ct k": ("circuit-tracer-topk", _edit("config.yaml", k="9"), "k='9' is no number of features"),
+    "ct no k": ("circuit-tracer-topk", _edit("config.yaml", k=None), r"k= \(such as 128\).*--k"),
     "ct text": ("circuit-tracer-set", _edit("config.yaml", transcoders="x"), "a list of files"),
     "sae layer missing": ("sae-lens", _drop("x8/sae_weights.safetensors"), r"layers 1; it has \[0"),
     "sae width": ("sae-lens", _edit("x8/cfg.json", d_out=9), "d_in=8 and d_out=9 differ"),
@@ -327,9 +340,9 @@ def test_an_unknown_folder_says_what_every_format_needs(tmp_path: Path) -> None:
     said = str(error.value)
     assert "found: cfg.json, readme.md" in said
     for name in ("tl-attribution", "circuit-tracer", "sae-lens", "Gemma Scope", "clt-training"):
-        assert f"  {name}: " in said
+        assert f" {name}: " in said
     for name in ("crosslayer-coding", "crosslayer-transcoder", "Llamascopium"):
-        assert f"  {name}: " in said
+        assert f" {name}: " in said
 
 
 @pytest.mark.parametrize(
@@ -348,44 +361,3 @@ def test_pickles_are_refused_with_the_way_to_convert_them(
     (tmp_path / file).write_bytes(b"PK\x03\x04")
     with pytest.raises(FormatError, match=f"holds {file}, a pickle.*{way}"):
         tla.load_dictionary(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("form", "cross", "skip", "activation"),
-    [
-        ("circuit-tracer", True, False, ReLU()),
-        ("circuit-tracer", True, False, JumpReLU(torch.full((3, 14), 0.2))),
-        ("circuit-tracer", False, True, BatchTopK(4, 0.2)),
-        ("sae-lens", False, True, JumpReLU(torch.full((3, 14), 0.2))),
-        ("sae-lens", False, False, ReLU()),
-    ],
-)
-@pytest.mark.parametrize("window", [2, 9])
-def test_written_formats_are_read_as_the_same(
-    form: str, cross: bool, skip: bool, activation: Any, window: int, tmp_path: Path
-) -> None:
-    made = transcoder(activation, cross=cross, skip=skip, window=window)
-    made.save(tmp_path / "d", format=form)
-    made.save(tmp_path / "d", format=form)  # replaced
-    x = torch.randn(made.n_layers, 4, made.d_model, generator=torch.Generator().manual_seed(0))
-    loaded = tla.load_dictionary(tmp_path / "d")
-    acts = made.encode(x)
-    assert torch.equal(loaded.encode(x), acts)
-    torch.testing.assert_close(loaded.decode(acts, x), made.decode(acts, x))
-    assert loaded.feature_input_hook == made.feature_input_hook
-    with pytest.raises(InputError, match="choose an empty folder"):
-        made.save(tmp_path / "d")
-
-
-def test_what_a_format_has_no_place_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no place for TopK"):
-        transcoder(TopK(3)).save(tmp_path / "d", format="circuit-tracer")
-    with pytest.raises(InputError, match="has no place for a linear skip"):
-        transcoder(skip=True).save(tmp_path / "d", format="circuit-tracer")
-    with pytest.raises(InputError, match="has no place for offsets"):
-        transcoder(offset=True).save(tmp_path / "d", format="circuit-tracer")
-    with pytest.raises(InputError, match="one layer each"):
-        transcoder().save(tmp_path / "d", format="sae-lens")
-    with pytest.raises(InputError, match=r"'pickle'.*Known: circuit-tracer, sae-lens, tl-attr"):
-        transcoder().save(tmp_path / "d", format="pickle")
-    assert list(tmp_path.iterdir()) == []

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shlex
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tl_attribution as tla
 from tests.cli.conftest import cli
 from tests.cli.running import Ran, is_one_line_about
+from tests.dictionaries.format_files import make
 from tests.dictionaries.small import small
-from tl_attribution.dictionaries import names, registry, remote
+from tl_attribution.dictionaries import names, registry, remote, sources
 from tl_attribution.dictionaries.remote import Address
 from tl_attribution.errors import FormatError, InputError, NotFoundError
 from tl_attribution.plugin_loading import PluginWarning
@@ -40,7 +44,7 @@ def test_every_name_of_ours_leads_somewhere_and_says_where_it_was_seen() -> None
     found = names._read(names.OURS)
     assert {"atlas", "gemma-2-2b-clt-426k", "llama-3.2-1b-clt-524k"} <= set(found)
     for name, entry in found.items():
-        assert Path(entry.source).is_dir() or remote.address(entry.source), name
+        assert entry.host or Path(entry.source).is_dir() or remote.address(entry.source), name
         assert entry.kind in KINDS, name
         assert entry.model, name
         assert entry.seen, name
@@ -56,6 +60,49 @@ def test_the_entry_of_atlas_is_true() -> None:
         dictionary.feature_output_hook,
     )
     assert entry.size == sum(p.stat().st_size for p in files)
+
+
+def test_an_address_is_known_as_its_name_is(
+    own: Callable[[Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the table says stands in for what the files leave unsaid, whichever way it is asked."""
+    case = make("circuit-tracer-topk", tmp_path / "d")
+    config = (tmp_path / "d" / "config.yaml").read_text()
+    (tmp_path / "d" / "config.yaml").write_text(config.replace("k: 9", "").replace("hook_", "x_"))
+    said = {"model": "me/m", "reads": "hook_resid_mid", "writes": "hook_mlp_out", "k": 9}
+    own({"mine": {"source": "me/top", **said}})
+    monkeypatch.setattr(remote, "hub", lambda: _Local(tmp_path / "d"))
+    for source in ("mine", "me/top", "me/top@v2", "hf://me/top"):
+        loaded = tla.load_dictionary(source)
+        torch.testing.assert_close(loaded.encode(case.x), case.acts, rtol=1e-5, atol=1e-5)
+        assert (loaded.model_name, loaded.feature_input_hook) == ("me/m", "hook_resid_mid")
+    assert tla.load_dictionary("mine", model_name="other").model_name == "other"
+
+
+class _Local:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def download(self, address: Address, progress: object) -> Path:
+        return self.folder
+
+
+def test_a_name_may_be_known_to_a_host_alone(
+    own: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own({"theirs": {"source": "their name", "host": "json", "model": "me/m"}})
+
+    def load(source: Any, wanted: sources.Wanted) -> tla.Dictionary | None:
+        return small() if source == "their name" else None
+
+    monkeypatch.setattr(sources, "_SOURCES", [sources.DictionarySource(load, list)])
+    assert tla.load_dictionary("theirs").model_name == "me/m"
+    own({"theirs": {"source": "their name", "host": "json", "k": 3}})
+    with pytest.raises(InputError, match="k=3 is for files of TopK"):
+        tla.load_dictionary("theirs")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(NotFoundError, match=r"'sae_lens' is not installed: pip install 'tl-attri"):
+        tla.load_dictionary("gemma-scope-2-1b-it-transcoders-all")
 
 
 def test_a_users_own_file_adds_names(own: Callable[[Any], Path], tmp_path: Path) -> None:
@@ -132,9 +179,23 @@ def test_list_shows_what_is_known(cli: Callable[..., Ran], own: Callable[[Any], 
     assert r"me/[red]\x1b[31modd" in out
     assert "\x1b" not in out
     some = cli("list", "--model", "llama-3.2").out
+    assert '"The capital of the state containing Dallas is" --dictionary llama-3.2-1b-clt' in some
     assert "llama-3.2-1b-clt-524k" in some
     assert "gemma" not in some
     assert is_one_line_about(cli("list", "--model", "gpt22"), "did you mean 'gpt2'")
+
+
+@pytest.mark.hosts
+def test_from_the_list_to_a_graph_in_two_commands(
+    cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one is the line that the first one prints."""
+    monkeypatch.chdir(tmp_path)
+    line = next(x for x in cli("list").out.splitlines() if "tl-attribution trace" in x)
+    ran = cli(*shlex.split(line)[1:])
+    assert ran.code == 0, ran.err
+    assert '" Austin"' in ran.out
+    assert (tmp_path / "graph.html").read_text().startswith("<!doctype html>")
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,12 @@ class State:
     faults: list[tuple[str, Callable[[Any], None]]] = field(default_factory=list)
     """Pattern of ``METHOD /path``, and what to do instead of answering; each is used up."""
     url: str = ""
+    over: threading.Event = field(default_factory=threading.Event)
+    """The Hub goes down."""
+
+    def hang(self, pattern: str) -> None:
+        """Take the next requests like ``pattern``, and say nothing."""
+        self.faults += [(pattern, lambda h: h.be_silent())] * 99
 
     def fail(self, pattern: str, status: int, message: str = "", times: int = 99) -> None:
         """Answer the next requests like ``pattern`` with an error."""
@@ -85,6 +91,9 @@ class Handler(BaseHTTPRequestHandler):
         self.serve()
 
     def do_PUT(self) -> None:
+        self.serve()
+
+    def do_DELETE(self) -> None:
         self.serve()
 
     # Answers
@@ -132,6 +141,11 @@ class Handler(BaseHTTPRequestHandler):
         if message:
             headers["X_Error_Message"] = message
         self.reply(b"{}", status, **headers, Connection="close")
+        self.close_connection = True
+
+    def be_silent(self) -> None:
+        self.body()
+        self.state.over.wait()
         self.close_connection = True
 
     def cut(self, after: int) -> None:
@@ -315,6 +329,11 @@ class Handler(BaseHTTPRequestHandler):
             repo.branches[branch] = repo.branches["main"]
             self.json({})
 
+    def delete_branch(self, name: str, branch: str) -> None:
+        if (repo := self.repo(name)) is not None:
+            del repo.branches[branch]
+            self.json({})
+
     def tag(self, name: str, revision: str) -> None:
         asked = json.loads(self.body())
         if (repo := self.repo(name)) is not None:
@@ -338,6 +357,7 @@ ROUTES = {
     r"PUT /upload/(\w+)": "upload",
     r"POST /api/models/([\w.-]+/[\w.-]+)/commit/(.+)": "commit",
     r"POST /api/models/([\w.-]+/[\w.-]+)/branch/(.+)": "branch",
+    r"DELETE /api/models/([\w.-]+/[\w.-]+)/branch/(.+)": "delete_branch",
     r"POST /api/models/([\w.-]+/[\w.-]+)/tag/(.+)": "tag",
     RESOLVE.replace("GET", "(?:GET|HEAD)"): "resolve",
 }
@@ -360,6 +380,7 @@ def serving() -> Iterator[State]:
     try:
         yield state
     finally:
+        state.over.set()
         server.shutdown()
         server.server_close()
         running.join()

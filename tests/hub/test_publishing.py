@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
@@ -22,8 +23,10 @@ from tests.hub.server import SIGNATURE, TOKEN, Repo, State, serving
 from tl_attribution.atlas import corpus
 from tl_attribution.dictionaries import publishing
 from tl_attribution.errors import HubError, InputError, NotFoundError, TlAttributionError
+from tl_attribution.plugins.huggingface_hub import publish as publish_module
 
 pytestmark = client_warns
+NEWER = int(huggingface_hub.__version__.partition(".")[0]) >= 1
 ATLAS = Path(corpus.__file__).parent / "dictionary"
 
 
@@ -44,7 +47,8 @@ def test_an_upload_that_is_cut_publishes_nothing_and_goes_on(
 ) -> None:
     hub.hang_up("PUT .*", after=500, times=99)
     with pytest.raises(
-        HubError, match=f"cannot publish to {REPO}: the connection .*failed"
+        HubError,
+        match=rf"cannot publish to {REPO} \(it is made, and empty so far\): the conn.*fail",
     ) as told:
         publishing.publish(folder, REPO)
     assert SIGNATURE not in str(told.value)
@@ -54,8 +58,11 @@ def test_an_upload_that_is_cut_publishes_nothing_and_goes_on(
     assert len(hub.repos[REPO].commits) == 1
     hub.faults.clear()
     hub.fail("PUT .*", 500)
-    with pytest.raises(HubError, match="trouble"):
+    with pytest.raises(HubError, match=f"cannot publish to {REPO}: the Hub has trouble"):
         publishing.publish(folder, REPO)
+    with pytest.raises(HubError, match="trouble"):
+        publishing.publish(folder, REPO, revision="new")
+    assert hub.repos[REPO].branches.keys() == {"main"}  # no branch that holds what main does
     assert files(hub) == set()
     hub.faults.clear()
     publishing.publish(folder, REPO)
@@ -136,7 +143,7 @@ def test_what_the_hub_refuses_is_told_in_one_line(
     told(NotFoundError, "no such path.*no repository me/nothing at", load("me/nothing"))
     told(NotFoundError, "has no such revision", load(f"{REPO}@v2"))
     told(HubError, "is gated. Ask for access at .*/me/gated, then log in", load("me/gated"))
-    told(HubError, "holds pickles and no safetensors", load("me/pickles"))
+    told(HubError, "pytorch_model.bin and no safetensors.*save_pretrained", load("me/pickles"))
     told(HubError, "leads out of the repository", load("me/tricks"))
     told(NotFoundError, "no address on the Hub", load("me/../etc"))
     told(HubError, "has a tag v1 already", publish(folder, tag="v1"))
@@ -144,7 +151,9 @@ def test_what_the_hub_refuses_is_told_in_one_line(
     told(HubError, "your token may not do that", publish(folder, repo="somebody-else/x"))
     told(InputError, "give ORGANISATION/NAME", publish(folder, repo="just-a-name"))
     told(InputError, "give ORGANISATION/NAME", publish(folder, repo="me/x/y"))
-    for status, said in ((412, "changed at the same time"), (429, "too many requests")):
+    refused = {409: "changed at the same time", 412: "changed at the same time"}
+    refused |= {429: "too many requests", 500: "has trouble", 403: "may not do that"}
+    for status, said in refused.items():
         hub.fail("POST .*/commit/", status)
         (folder / "README.md").write_text(f"a change {status}")
         told(HubError, said, publish(folder))
@@ -163,10 +172,23 @@ def test_what_the_hub_refuses_is_told_in_one_line(
 def test_a_hub_that_does_not_answer_in_time(
     hub: State, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One that takes a request and says nothing, and nobody at all."""
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
+    monkeypatch.setattr(publish_module, "SILENCE", 0.3)
+    hub.hang("GET /api/models")
+    told(HubError, r"connection to .* failed.*; and the cache .* does not hold", load(REPO))
+    told(HubError, r"connection to .* failed.*try again", publish(folder))
+    hub.faults.clear()
+    if NEWER:  # older clients wait for ever there
+        hub.hang("POST .*/(commit|preupload)/")
+        told(HubError, r"empty so far\): the connection to .* failed.*try again", publish(folder))
+        hub.faults.clear()
+    publishing.publish(folder, REPO)
+    tla.load_dictionary(REPO)
+    hub.hang("GET /api/models")
+    assert torch.equal(tla.load_dictionary(REPO).encode(X), small().encode(X))  # from the cache
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    told(
-        HubError, "the connection to http://127.0.0.1:9 failed.*", lambda: tla.load_dictionary(REPO)
-    )
+    told(HubError, "the connection to http://127.0.0.1:9 failed.*", load("me/other"))
 
 
 @pytest.mark.slow

@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 import wandb
 
 from tests.plugins.wandb_home import holds, settle
 from tests.plugins.wandb_server import serve
 from tests.plugins.wandb_state import KEY, Run, State
-from tests.training.test_wandb import CONFIG, MARKUP, about, evaluation, folder, record
+from tests.training.test_wandb import (
+    CONFIG,
+    MARKUP,
+    about,
+    folder,
+    interrupted_at_30,
+    record,
+    resumed_at_20,
+)
 from tests.training.wandb_files import read
 from tl_attribution.errors import InputError
 from tl_attribution.evaluation import DENSITY_EDGES
@@ -23,7 +30,6 @@ from tl_attribution.plugins.wandb import runs
 from tl_attribution.training import callbacks
 from tl_attribution.training.callbacks import Callback
 
-DENSITY = torch.tensor([[0.0, 0.01, 0.5, 1.0], [0.0, 0.0, 1e-9, 0.1]])
 BOUNDED = "finish_timeout" in wandb.Settings.model_fields
 """Older clients give up only when their retries do, after a quarter of an hour."""
 
@@ -41,28 +47,14 @@ class Logged(NamedTuple):
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
-    """Interrupted at step 30, it goes on from its checkpoint at 20 and ends at 40."""
     out, home = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("home")
     with serve() as server, pytest.MonkeyPatch.context() as patch:
         settle(patch, home, server.url)
-        first = callbacks.callback("wandb:team/features")
-        first.on_start(about(out, "run1"))
-        for step in (10, 20, 30):
-            first.on_record(record(step))
-            if step < 30:
-                first.on_density(step, DENSITY)
-                first.on_checkpoint(step, folder(out / f"step-{step}", f"{step}"))
-        first.on_stop(KeyboardInterrupt("stopped"))
+        interrupted_at_30(out)
         run = server.runs["run1"]
         tags = [*run.tags]
         run.tags.append("a person's")
-        second = callbacks.callback("wandb:team/features")
-        second.on_start(about(out, "run1", resumed_at=20))
-        for step in (30, 40):
-            second.on_record(record(step))
-        second.on_evaluation(40, evaluation())
-        second.on_checkpoint(40, folder(out / "step-40", "40"))
-        second.on_end(folder(out / "dictionary", "weights"))
+        resumed_at_20(out)
         yield Logged(server, run, out, home, tags)
         wandb.teardown()
 

@@ -92,6 +92,42 @@ def test_files_are_read_by_sae_lens_and_by_us(kind: str, tmp_path: Path) -> None
     assert tla.load_dictionary(half, dtype=torch.float32).layers[0].W_enc.dtype == torch.float32  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_we_save_without_sae_lens_is_what_it_saves(kind: str, tmp_path: Path) -> None:
+    dictionary = clt(kind)
+    dictionary.save(tmp_path / "ours", format="sae-lens")
+    loaded = SAE.load_from_disk(tmp_path / "ours")
+    assert type(loaded) is cross_layer.CrossLayerTranscoderSAE
+    assert_same(dictionary, loaded)
+    assert loaded.cfg.metadata.model_name == "tiny"
+    to_sae_lens(dictionary).save_model(tmp_path / "theirs")
+    said = [json.loads((tmp_path / d / "cfg.json").read_text()) for d in ("ours", "theirs")]
+    for one in said:
+        del one["metadata"]
+    assert said[0] == said[1]
+    tensors = [load_file(tmp_path / d / sae_lens_clt.WEIGHTS) for d in ("ours", "theirs")]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_what_it_has_no_place_for_is_refused() -> None:
+    """Rather than dropped."""
+    for made in (transcoder(offset=True), transcoder(TopK(3, torch.ones(N_LAYERS, FEATURES)))):
+        with pytest.raises(InputError, match=r"has no place for (offsets|ranks)"):
+            to_sae_lens(made)
+
+
+def test_converting_is_enough_to_load_the_plugin() -> None:
+    code = """
+import warnings; warnings.simplefilter("error", RuntimeWarning)
+import tl_attribution as tla
+from tl_attribution.plugins.sae_lens import to_sae_lens
+print(to_sae_lens(tla.load_dictionary("atlas")).cfg.architecture())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "cross_layer_transcoder", done.stderr
+
+
 def test_reading_needs_no_sae_lens(tmp_path: Path) -> None:
     dictionary = clt()
     to_sae_lens(dictionary).save_model(tmp_path)

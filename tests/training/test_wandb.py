@@ -81,6 +81,32 @@ def evaluation() -> Evaluation:
     )
 
 
+DENSITY = torch.tensor([[0.0, 0.01, 0.5, 1.0], [0.0, 0.0, 1e-9, 0.1]])
+
+
+def interrupted_at_30(out: Path) -> None:
+    """The first session of a run, with checkpoints at 10 and 20."""
+    first = callbacks.callback("wandb:team/features")
+    first.on_start(about(out, "run1"))
+    for step in (10, 20, 30):
+        first.on_record(record(step))
+        if step < 30:
+            first.on_density(step, DENSITY)
+            first.on_checkpoint(step, folder(out / f"step-{step}", f"{step}"))
+    first.on_stop(KeyboardInterrupt("stopped"))
+
+
+def resumed_at_20(out: Path) -> None:
+    """The second session, which goes on from the checkpoint at 20 and ends at 40."""
+    second = callbacks.callback("wandb:team/features")
+    second.on_start(about(out, "run1", resumed_at=20))
+    for step in (30, 40):
+        second.on_record(record(step))
+    second.on_evaluation(40, evaluation())
+    second.on_checkpoint(40, folder(out / "step-40", "40"))
+    second.on_end(folder(out / "dictionary", "weights"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home of wandb's own, and secrets that must stay out of what it writes."""
@@ -99,23 +125,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
-    """A run that is interrupted at step 30, goes on from its checkpoint at 20 and ends at 40."""
+    """Two sessions of one run."""
     out = tmp_path_factory.mktemp("run")
-    first = callbacks.callback("wandb:team/features")
-    first.on_start(about(out, "run1"))
-    for step in (10, 20, 30):
-        first.on_record(record(step))
-        if step < 30:
-            first.on_density(step, torch.tensor([[0.0, 0.01, 0.5, 1.0], [0.0, 0.0, 1e-9, 0.1]]))
-            first.on_checkpoint(step, folder(out / f"step-{step}", f"{step}"))
-    first.on_stop(KeyboardInterrupt("stopped"))
-    second = callbacks.callback("wandb:team/features")
-    second.on_start(about(out, "run1", resumed_at=20))
-    for step in (30, 40):
-        second.on_record(record(step))
-    second.on_evaluation(40, evaluation())
-    second.on_checkpoint(40, folder(out / "step-40", "40"))
-    second.on_end(folder(out / "dictionary", "weights"))
+    interrupted_at_30(out)
+    resumed_at_20(out)
     return out
 
 

@@ -1,12 +1,15 @@
-"""What several commands do alike: find a dictionary, write a file."""
+"""What several commands do alike: their options, finding a dictionary, writing a file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
 
 import tl_attribution as tla  # lazy: nothing heavy is imported before it is used
+from tl_attribution.dictionaries.names import NEURONS
 from tl_attribution.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,49 +17,114 @@ if TYPE_CHECKING:
 
 ATLAS = "atlas"
 """The bundled model."""
-NEURONS = "neurons"
-"""The dictionary that every model has: its own MLP neurons."""
+
+Prompt = Annotated[str, typer.Argument(help="The text to run.", show_default=False)]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="'atlas', which ships, or a name. Else the dictionary's, or Atlas.",
+        show_default=False,
+    ),
+]
+DictionaryName = Annotated[
+    str | None,
+    typer.Option(
+        "--dictionary",
+        help="A name (see list), a path, org/name on the Hub, or 'neurons': the model's own. Else "
+        "Atlas's, or neurons.",
+        show_default=False,
+    ),
+]
+Reads = Annotated[
+    str | None,
+    typer.Option(
+        "--reads", metavar="HOOK", help="Where the dictionary reads, if its files don't say."
+    ),
+]
+Writes = Annotated[
+    str | None,
+    typer.Option("--writes", metavar="HOOK", help="What it reconstructs, if its files don't say."),
+]
+K = Annotated[
+    int | None,
+    typer.Option("--k", min=1, help="How many features its TopK keeps, if its files don't say."),
+]
+TrainedOn = Annotated[
+    str | None,
+    typer.Option(
+        "--trained-on",
+        metavar="MODEL",
+        help="The dictionary's model, if its files don't say it, or call it otherwise.",
+    ),
+]
+Prefix = Annotated[
+    int | None,
+    typer.Option(min=0, help="Leading tokens that every prompt shares. Else the BOS token."),
+]
 
 
-def usual(model_name: str) -> str:
-    """The dictionary that is used when none is given: Atlas's own, or any model's neurons."""
-    return ATLAS if model_name == ATLAS else NEURONS
+class Chosen(NamedTuple):
+    """A model and a dictionary as the options give them; None: not given."""
+
+    model: str | None = None
+    dictionary: str | None = None
+    reads: str | None = None
+    writes: str | None = None
+    k: int | None = None
+    trained_on: str | None = None
+
+    def unsaid(self) -> dict[str, Any]:
+        """What the dictionary's files may not say, as ``load_dictionary`` takes it."""
+        given = {
+            "feature_input_hook": self.reads,
+            "feature_output_hook": self.writes,
+            "k": self.k,
+            "model_name": self.trained_on,
+        }
+        return {name: one for name, one in given.items() if one is not None}
 
 
-def load(
-    model_name: str | None, dictionary_name: str | None, progress: Report | None = None
-) -> tuple[Any, tla.Dictionary]:
+def load(chosen: Chosen, progress: Report | None = None) -> tuple[Any, tla.Dictionary]:
     """A model by name, and a dictionary by name, path or address, or the model's own neurons.
 
-    Without a dictionary: the model's usual one. Without a model: the one that the dictionary was
-    trained on, if that is known, else Atlas.
+    Without a dictionary: the model's usual one, Atlas's own or its neurons. Without a model: the
+    one that the dictionary was trained on. Raises InputError if nobody says which that is.
     """
-    if model_name is None and dictionary_name in (None, NEURONS):
-        model_name = ATLAS
-    if dictionary_name is None:
-        dictionary_name = usual(str(model_name))
-    if dictionary_name == NEURONS:
-        model = tla.load_model(str(model_name))
-        return model, tla.neurons(model)
-    if model_name is not None:
-        return tla.load_model(model_name), _dictionary(dictionary_name, progress)
-    dictionary = _dictionary(dictionary_name, progress)
-    return tla.load_model(_model_of(dictionary_name, dictionary)), dictionary
+    model, name = chosen.model, chosen.dictionary
+    if model is None and name in (None, NEURONS):
+        model = ATLAS
+    if name is None:
+        name = ATLAS if model == ATLAS else NEURONS
+    if name == NEURONS:
+        if chosen.unsaid():
+            raise InputError(
+                "--reads, --writes, --k and --trained-on are for dictionaries in files, not neurons"
+            )
+        loaded = tla.load_model(str(model))
+        return loaded, tla.neurons(loaded)
+    if model is not None:
+        return tla.load_model(model), _dictionary(name, chosen, progress)
+    dictionary = _dictionary(name, chosen, progress)
+    return tla.load_model(_model_of(name, dictionary)), dictionary
 
 
-def _dictionary(name: str, progress: Report | None) -> tla.Dictionary:
-    if progress is None:
-        return tla.load_dictionary(name)
-    from tl_attribution.cli import terminal
+def _dictionary(name: str, chosen: Chosen, progress: Report | None) -> tla.Dictionary:
+    options = chosen.unsaid()
+    if progress is not None:
+        from tl_attribution.cli import terminal
 
-    return tla.load_dictionary(name, progress=terminal.megabytes(progress))
+        options["progress"] = terminal.megabytes(progress)
+    return tla.load_dictionary(name, **options)
 
 
 def _model_of(name: str, dictionary: tla.Dictionary) -> str:
-    from tl_attribution.dictionaries import registry
-
-    entry = registry.find(name)
-    return (entry and entry.model) or dictionary.model_name or ATLAS
+    if not dictionary.model_name:
+        raise InputError(
+            f"nobody says which model {name!r} was trained on, neither its files nor the names; "
+            "give --model"
+        )
+    return dictionary.model_name
 
 
 def check_destinations(files: Mapping[str, Path | None]) -> None:

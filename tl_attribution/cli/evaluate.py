@@ -14,9 +14,6 @@ import tl_attribution as tla  # lazy: nothing heavy is imported before it is use
 from tl_attribution.cli import common
 from tl_attribution.errors import FormatError, InputError, NotFoundError
 
-ATLAS = "atlas"
-"""The bundled model, which brings questions of its own."""
-
 DictionaryName = Annotated[
     str,
     typer.Argument(
@@ -29,7 +26,6 @@ Dataset = Annotated[
     str | None,
     typer.Argument(help="A folder or a .jsonl or .txt file. Else Atlas's questions."),
 ]
-ModelName = Annotated[str, typer.Option("--model", help="'atlas', which ships, or a name.")]
 Contexts = Annotated[int, typer.Option(min=1, help="Evaluate on so many contexts.")]
 Context = Annotated[
     int | None,
@@ -52,7 +48,11 @@ Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the layers (.svg
 def evaluate(
     dictionary: DictionaryName,
     dataset: Dataset = None,
-    model: ModelName = ATLAS,
+    model: common.ModelName = None,
+    reads: common.Reads = None,
+    writes: common.Writes = None,
+    k: common.K = None,
+    trained_on: common.TrainedOn = None,
     contexts: Contexts = 200,
     context: Context = None,
     concat: Concat = True,
@@ -69,12 +69,11 @@ def evaluate(
     asked: Mapping[str, Any] | None = None if prompts is None else {"prompts": _read(prompts)}
     texts: str | list[str] | None = dataset
     if texts is None:
-        concat = False
+        model, concat = common.ATLAS, False
         texts, questions = atlas(contexts, seed)
         asked = asked or questions
     evaluation, seconds = _compute(
-        model,
-        dictionary,
+        common.Chosen(model, dictionary, reads, writes, k, trained_on),
         texts,
         prompts=asked,
         contexts=contexts,
@@ -93,11 +92,12 @@ def evaluate(
     evaluation_report.show(terminal.console(), evaluation, seconds, files)
 
 
-def _check(model: str, dataset: str | None, json: Path | None, plot: Path | None) -> None:
+def _check(model: str | None, dataset: str | None, json: Path | None, plot: Path | None) -> None:
     """Fail before the work rather than after it."""
-    if dataset is None and model != ATLAS:
+    if dataset is None and model not in (None, common.ATLAS):
         raise InputError(
-            f"only {ATLAS!r} brings questions of its own; give a DATASET to evaluate {model!r} on"
+            f"only {common.ATLAS!r} brings questions of its own; give a DATASET to evaluate "
+            f"{model!r} on"
         )
     common.check_destinations({"json": json, "plot": plot})
     if plot:
@@ -139,15 +139,13 @@ def atlas(n: int, seed: int) -> tuple[list[str], dict[str, Sequence[tuple[str, s
     return texts, {name: [(q.prompt, q.answer) for q in some] for name, some in chosen.items()}
 
 
-def _compute(
-    model_name: str, dictionary_name: str, dataset: Any, **settings: Any
-) -> tuple[Any, float]:
+def _compute(chosen: common.Chosen, dataset: Any, **settings: Any) -> tuple[Any, float]:
     """The evaluation and the seconds it took once everything was loaded."""
     from tl_attribution.cli import terminal
 
     with terminal.progress() as progress:
-        progress(0, 0, f"loading {model_name}")
-        model, dictionary = common.load(model_name, dictionary_name, progress)
+        progress(0, 0, f"loading {chosen.model or chosen.dictionary}")
+        model, dictionary = common.load(chosen, progress)
         progress(0, 0, "evaluating")
         run = tla.evaluate
         start = time.perf_counter()

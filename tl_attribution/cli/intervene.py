@@ -27,16 +27,6 @@ class Propagation(str, Enum):
 FORM = "LAYER:POSITION:FEATURE"
 SPAN = "POSITION is a number (-1: the last), A..B (without B), or A.. (to the end, and on)."
 
-Prompt = Annotated[str, typer.Argument(help="The text to run.", show_default=False)]
-ModelName = Annotated[str, typer.Option("--model", help="'atlas', which ships, or a name.")]
-DictionaryName = Annotated[
-    str | None,
-    typer.Option(
-        "--dictionary",
-        help="A name, a path, or 'neurons': the model's own. Else Atlas's, or neurons.",
-        show_default=False,
-    ),
-]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar=f"{FORM}=VALUE", help=f"Hold a feature at a value. {SPAN}"),
@@ -57,16 +47,16 @@ Layers = Annotated[
 ]
 Free = Annotated[bool, typer.Option("--free-attention", help="Recompute attention patterns too.")]
 Generate = Annotated[int, typer.Option("--generate", min=0, help="Also write so many new tokens.")]
-Prefix = Annotated[
-    int | None,
-    typer.Option(min=0, help="Leading tokens that every prompt shares. Else the BOS token."),
-]
 
 
 def intervene(
-    prompt: Prompt,
-    model: ModelName = "atlas",
-    dictionary: DictionaryName = None,
+    prompt: common.Prompt,
+    model: common.ModelName = None,
+    dictionary: common.DictionaryName = None,
+    reads: common.Reads = None,
+    writes: common.Writes = None,
+    k: common.K = None,
+    trained_on: common.TrainedOn = None,
     set_: Set = None,
     scale: Scale = None,
     add: Add = None,
@@ -75,7 +65,7 @@ def intervene(
     layers: Layers = None,
     free_attention: Free = False,
     generate: Generate = 0,
-    prefix: Prefix = None,
+    prefix: common.Prefix = None,
 ) -> None:
     """Run PROMPT with features changed, and show its answers before and after."""
     wanted = [
@@ -91,7 +81,9 @@ def intervene(
         "freeze_attention": not free_attention,
         "prefix": prefix,
     }
-    _run(prompt, model, dictionary or common.usual(model), wanted, settings, generate)
+
+    chosen = common.Chosen(model, dictionary, reads, writes, k, trained_on)
+    _run(chosen, prompt, wanted, settings, generate)
 
 
 _PLACE = re.compile(r"(\d+):(-?\d+|(?:-?\d+)?\.\.(?:-?\d+)?):(\d+)")
@@ -130,18 +122,13 @@ def _layers(text: str) -> range:
 
 
 def _run(
-    prompt: str,
-    model_name: str,
-    dictionary_name: str,
-    wanted: list[Any],
-    settings: dict[str, Any],
-    new: int,
+    chosen: common.Chosen, prompt: str, wanted: list[Any], settings: dict[str, Any], new: int
 ) -> None:
     from tl_attribution.cli import intervention_report, terminal
 
     with terminal.progress() as progress:
-        progress(0, 0, f"loading {model_name}")
-        model, dictionary = common.load(model_name, dictionary_name)
+        progress(0, 0, f"loading {chosen.model or chosen.dictionary or common.ATLAS}")
+        model, dictionary = common.load(chosen, progress)
         progress(0, 0, "running")
         ran = tla.intervene(model, prompt, dictionary, wanted, **settings)
         texts = [

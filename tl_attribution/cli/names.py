@@ -17,8 +17,12 @@ WIDE, ENDLESS = 160, 1000
 """Terminal columns from which on all of these are shown; and in a pipe, where nothing is cut."""
 
 HINT = """\
-tl-attribution trace PROMPT --dictionary NAME   traces with one, on the model it was trained on
+A graph of a prompt, on the model that a dictionary was trained on:
+  tl-attribution trace "{prompt}" --dictionary {name} --html graph.html
 Every model's own MLP neurons are a dictionary too: --model MODEL --dictionary neurons"""
+PROMPTS = {"atlas": "Fact: the capital of the state containing Dallas is"}
+"""By model; every other one's is next."""
+PROMPT = "The capital of the state containing Dallas is"
 
 ModelName = Annotated[
     str | None,
@@ -33,6 +37,7 @@ def list_names(model: ModelName = None) -> None:
     Hub: org/name."""
     from tl_attribution.cli import terminal
     from tl_attribution.dictionaries import names
+    from tl_attribution.graph.paths import printable
 
     found = names.names() if model is None else names.trained_on(model)
     console = terminal.console()
@@ -41,7 +46,10 @@ def list_names(model: ModelName = None) -> None:
     shown = COLUMNS if console.width >= WIDE else COLUMNS[:5]
     console.print(_table(found, shown))
     more = "" if shown == COLUMNS else "A wider terminal, or a pipe, shows all that is known.\n"
-    console.print(f"\n{more}{HINT}", style="dim", soft_wrap=True)
+    name, entry = next(iter(found.items()))
+    prompt = PROMPTS.get(str(entry.model), PROMPT)
+    hint = HINT.format(prompt=prompt, name=printable(name))
+    console.print(f"\n{more}{hint}", style="dim", soft_wrap=True)
 
 
 def _table(found: dict[str, Entry], shown: Sequence[str]) -> Table:
@@ -63,7 +71,7 @@ def _table(found: dict[str, Entry], shown: Sequence[str]) -> Table:
             _bytes(entry.size),
             hooks if entry.reads or entry.writes else None,
             entry.licence,
-            entry.source,
+            entry.source if entry.host is None else f"{entry.source} ({entry.host})",
         )
         table.add_row(*(printable(cell or "–") for cell in cells[: len(shown)]))
     return table

@@ -20,24 +20,6 @@ class Engine(str, Enum):
     autograd = "autograd"
 
 
-Prompt = Annotated[str, typer.Argument(help="The text to explain.", show_default=False)]
-ModelName = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="'atlas', which ships, or a name. Else the dictionary's, or Atlas.",
-        show_default=False,
-    ),
-]
-DictionaryName = Annotated[
-    str | None,
-    typer.Option(
-        "--dictionary",
-        help="A name (see list), a path, org/name on the Hub, or 'neurons': the model's own. Else "
-        "Atlas's, or neurons.",
-        show_default=False,
-    ),
-]
 Out = Annotated[Path | None, typer.Option("--out", help="Save the whole graph (safetensors).")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the pruned graph as JSON.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write the pruned graph as a page.")]
@@ -64,17 +46,17 @@ NodeThreshold = Annotated[
 EdgeThreshold = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Share of influence that pruning keeps in edges.")
 ]
-Prefix = Annotated[
-    int | None,
-    typer.Option(min=0, help="Leading tokens that every prompt shares. Else the BOS token."),
-]
 EngineName = Annotated[Engine, typer.Option(help="autograd is the slow reference.")]
 
 
 def trace(
-    prompt: Prompt,
-    model: ModelName = None,
-    dictionary: DictionaryName = None,
+    prompt: common.Prompt,
+    model: common.ModelName = None,
+    dictionary: common.DictionaryName = None,
+    reads: common.Reads = None,
+    writes: common.Writes = None,
+    k: common.K = None,
+    trained_on: common.TrainedOn = None,
     out: Out = None,
     json: Json = None,
     html: Html = None,
@@ -86,7 +68,7 @@ def trace(
     max_features: MaxFeatures = None,
     node_threshold: NodeThreshold = 0.8,
     edge_threshold: EdgeThreshold = 0.98,
-    prefix: Prefix = None,
+    prefix: common.Prefix = None,
     engine: EngineName = Engine.fast,
 ) -> None:
     """Trace PROMPT: compute its attribution graph, check it against the model, and tell it."""
@@ -97,8 +79,7 @@ def trace(
 
         stores.check(f"wandb:{wandb}")
     graph, seconds = _compute(
-        model,
-        dictionary,
+        common.Chosen(model, dictionary, reads, writes, k, trained_on),
         prompt,
         targets=target or None,
         max_logits=max_logits,
@@ -120,15 +101,13 @@ def trace(
     report.show(terminal.console(), graph, pruned, seconds, written)
 
 
-def _compute(
-    model_name: str | None, dictionary_name: str | None, prompt: str, **settings: Any
-) -> tuple[tla.Graph, float]:
+def _compute(chosen: common.Chosen, prompt: str, **settings: Any) -> tuple[tla.Graph, float]:
     """The graph and the seconds it took once everything was loaded."""
     from tl_attribution.cli import terminal
 
     with terminal.progress() as progress:
-        progress(0, 0, f"loading {model_name or dictionary_name or common.ATLAS}")
-        model, dictionary = common.load(model_name, dictionary_name, progress)
+        progress(0, 0, f"loading {chosen.model or chosen.dictionary or common.ATLAS}")
+        model, dictionary = common.load(chosen, progress)
         progress(0, 0, "tracing")
         attribute = tla.attribute
         start = time.perf_counter()

@@ -9,12 +9,19 @@ import typer
 
 import tl_attribution as tla  # lazy: nothing heavy is imported before it is used
 from tl_attribution.cli import common
+from tl_attribution.dictionaries.names import NEURONS
+from tl_attribution.errors import InputError
 
 GraphFile = Annotated[
     Path,
     typer.Argument(metavar="GRAPH", help="A file that trace --out wrote.", show_default=False),
 ]
-ModelName = Annotated[str, typer.Option("--model", help="'atlas', which ships, or a name.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="'atlas', which ships, or a name. Else the graph's.", show_default=False
+    ),
+]
 DictionaryName = Annotated[
     str | None,
     typer.Option(
@@ -31,8 +38,12 @@ Html = Annotated[Path | None, typer.Option("--html", help="Write the report as a
 
 def validate(
     graph: GraphFile,
-    model: ModelName = "atlas",
+    model: ModelName = None,
     dictionary: DictionaryName = None,
+    reads: common.Reads = None,
+    writes: common.Writes = None,
+    k: common.K = None,
+    trained_on: common.TrainedOn = None,
     features: Features = 100,
     seed: Seed = 0,
     json: Json = None,
@@ -40,22 +51,36 @@ def validate(
 ) -> None:
     """Validate GRAPH: ablate its features in the model, and say whether it foretold the effects."""
     common.check_destinations({"json": json, "html": html})
-    found = _compute(tla.load_graph(graph), model, dictionary, features, seed)
+    held = tla.load_graph(graph)
+    name = model or held.about.model
+    chosen = common.Chosen(
+        name, dictionary or _dictionary_of(held, name), reads, writes, k, trained_on
+    )
+    found = _compute(held, chosen, features, seed)
     common.write(found.to_json, json)
     common.write(found.to_html, html)
     _tell(found, [f for f in (json, html) if f])
 
 
-def _compute(
-    graph: tla.Graph, model_name: str, dictionary: str | None, features: int, seed: int
-) -> Any:
+def _dictionary_of(graph: tla.Graph, model: str) -> str:
+    """The dictionary of a graph, as far as it says. Raises InputError for one in files, whose place
+    a graph does not hold."""
+    if graph.about.dictionary == NEURONS:
+        return NEURONS
+    if model == common.ATLAS:
+        return common.ATLAS
+    raise InputError(
+        f"the graph of {model} was traced with {graph.about.dictionary!r}, and does not say where "
+        "that lies; give --dictionary"
+    )
+
+
+def _compute(graph: tla.Graph, chosen: common.Chosen, features: int, seed: int) -> Any:
     from tl_attribution.cli import terminal
 
-    neurons = graph.about.dictionary == common.NEURONS
-    name = dictionary or (common.NEURONS if neurons else common.usual(model_name))
     with terminal.progress() as progress:
-        progress(0, 0, f"loading {model_name}")
-        model, loaded = common.load(model_name, name)
+        progress(0, 0, f"loading {chosen.model}")
+        model, loaded = common.load(chosen, progress)
         run = tla.validate
         return run(graph, model, loaded, max_features=features, seed=seed, progress=progress)
 

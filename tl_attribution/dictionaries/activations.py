@@ -45,10 +45,12 @@ class JumpReLU:
 @dataclass(frozen=True, eq=False)
 class TopK:
     """ReLU of the k largest pre-activations of a token and layer (Gao et al. 2024); the largest by
-    pre-activation times ``rank``, if there is one."""
+    pre-activation times ``rank``, if there is one. ``signed``: without the ReLU, as circuit-tracer
+    has it."""
 
     k: int
     rank: Float[Tensor, "layer feature"] | None = None
+    signed: bool = False
 
     def __post_init__(self) -> None:
         _check_k(self.k)
@@ -59,7 +61,8 @@ class TopK:
             raise InputError(f"k={self.k} is larger than the {pre.shape[-1]} features of a layer")
         ranked = pre if self.rank is None else pre * self.rank[layer].to(pre)
         where = ranked.topk(self.k, dim=-1).indices
-        return torch.zeros_like(pre).scatter_(-1, where, pre.gather(-1, where).relu())
+        kept = pre.gather(-1, where)
+        return torch.zeros_like(pre).scatter_(-1, where, kept if self.signed else kept.relu())
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ def to_config(activation: Activation) -> dict[str, Any]:
             return {"name": "relu"}
         case JumpReLU():
             return {"name": "jumprelu"}
-        case TopK(k, _):
-            return {"name": "topk", "k": k}
+        case TopK(k, _, signed):
+            return {"name": "topk", "k": k, **({"signed": True} if signed else {})}
         case BatchTopK(k, threshold):
             return {"name": "batchtopk", "k": k, "threshold": threshold}
 
@@ -111,7 +114,7 @@ def from_config(
         case {"name": "jumprelu"} if threshold is not None:
             return JumpReLU(threshold)
         case {"name": "topk", "k": int(k)}:
-            return TopK(k, rank)
+            return TopK(k, rank, config.get("signed") is True)
         case {"name": "batchtopk", "k": int(k), "threshold": float(value)}:
             return BatchTopK(k, value)
     raise FormatError(

@@ -3,8 +3,8 @@
 Two more places are read: a file of the user's own (``~/.config/tl-attribution/dictionaries.json``,
 or where ``TL_ATTRIBUTION_DICTIONARIES`` says), and files of other packages, each an entry point in
 the group ``tl_attribution.dictionaries`` whose value is the file's path. All have one form: names,
-each with its ``source`` (a path, relative to the file, or an address on the Hub) and whatever of
-the other fields of :class:`Entry` is known.
+each with its ``source`` (a path, relative to the file, an address on the Hub, or the name by which
+its ``host`` knows it) and whatever of the other fields of :class:`Entry` is known.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Entry:
     """What is known of a registered dictionary; None where it is not."""
 
     source: str
-    """A path, or an address on the Hub."""
+    """A path, an address on the Hub, or the name by which ``host`` knows it."""
+    host: str | None = None
+    """The library whose plugin knows it, such as ``sae_lens``."""
     model: str | None = None
     """The model it was trained on."""
     kind: str | None = None
@@ -45,6 +47,8 @@ class Entry:
     layers: int | None = None
     features: int | None = None
     """Features a layer."""
+    k: int | None = None
+    """How many of them TopK keeps, where the files don't say it."""
     size: int | None = None
     """Bytes of its files."""
     licence: str | None = None

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from tl_attribution import plugin_loading
 from tl_attribution.dictionaries import remote
+from tl_attribution.dictionaries.activations import Activation, TopK
 from tl_attribution.dictionaries.base import Dictionary
-from tl_attribution.dictionaries.formats import (
-    circuit_tracer,
-    clt_training,
-    crosslayer_coding,
-    crosslayer_transcoder,
-    gemma_scope,
-    llamascopium,
-    native,
-    pickles,
-    sae_lens,
-    sae_lens_clt,
-)
+from tl_attribution.dictionaries.formats import pickles
 from tl_attribution.dictionaries.formats.common import Found
+from tl_attribution.dictionaries.formats.readers import READERS, needs
 from tl_attribution.dictionaries.names import NEURONS, Entry, names
 from tl_attribution.dictionaries.remote import Progress
 from tl_attribution.dictionaries.sources import Wanted, from_plugins, known_names
@@ -35,25 +28,14 @@ from tl_attribution.errors import (
     nearest,
 )
 
-FORMATS: tuple[ModuleType, ...] = (
-    native,
-    llamascopium,
-    crosslayer_transcoder,
-    crosslayer_coding,
-    circuit_tracer,
-    sae_lens_clt,
-    sae_lens,
-    clt_training,
-    gemma_scope,
-)
-"""Readers, asked in turn whether a folder is theirs."""
-
 
 def load_dictionary(
     source: str | Path | Any,
     *,
     feature_input_hook: str | None = None,
     feature_output_hook: str | None = None,
+    model_name: str | None = None,
+    k: int | None = None,
     device: str | None = None,
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
@@ -70,39 +52,63 @@ def load_dictionary(
     plugins/sae_lens/releases.py), a list of its transcoders, one a layer, or a cross-layer
     transcoder of its.
 
-    The hooks are only needed where the files don't say where features read and write; given, they
-    win over the files. Weights stay on disk and are read as they are needed, in the files' dtype
+    The hooks, the model and TopK's ``k`` are only needed where neither the files nor the names say
+    them; given, they win. Weights stay on disk and are read as they are needed, in the files' dtype
     unless ``dtype`` is given; computations are in the model's. With a ``device`` other than the CPU
     they are all read onto it.
 
     Raises NotFoundError for a source that leads nowhere (suggesting the nearest name), FormatError
     for files that are no dictionary, or corrupt, MismatchError for weights that don't fit each
-    other, InputError for hooks that nobody says, several dictionaries in one folder, or objects
-    that make no dictionary, HubError for what goes wrong with the Hub.
+    other, InputError for hooks or a k that nobody says, several dictionaries in one folder, or
+    objects that make no dictionary, HubError for what goes wrong with the Hub.
     """
-    wanted = Wanted(feature_input_hook, feature_output_hook, device, dtype)
+    wanted = Wanted(feature_input_hook, feature_output_hook, device, dtype, k)
     entry = find(source) if isinstance(source, str | Path) else None
     if entry is not None:
-        reads, writes = feature_input_hook or entry.reads, feature_output_hook or entry.writes
-        wanted = wanted._replace(feature_input_hook=reads, feature_output_hook=writes)
-        return _open(_folder(entry.source, progress), wanted)
-    dictionary = _from_plugins(source, wanted)
-    dictionary.feature_input_hook = feature_input_hook or dictionary.feature_input_hook
-    dictionary.feature_output_hook = feature_output_hook or dictionary.feature_output_hook
+        wanted = wanted._replace(
+            feature_input_hook=feature_input_hook or entry.reads,
+            feature_output_hook=feature_output_hook or entry.writes,
+            k=entry.k if k is None else k,
+        )
+    if entry is None or entry.host is not None:
+        dictionary = _from_plugins(source if entry is None else _known_to(entry), wanted)
+    else:
+        dictionary = _open(_folder(entry.source, progress), wanted)
+    registered = entry.model if entry else None  # files call some models as nobody else does
+    dictionary.model_name = model_name or registered or dictionary.model_name
     return dictionary
 
 
 def find(source: str | Path) -> Entry | None:
-    """What is known of a source: all that is registered under a name; of a path or an address only
-    where it lies; None for a name that at most a plugin knows."""
+    """What is known of a source: all that is registered under a name or for an address on the Hub;
+    of other paths and addresses only where they lie; None for a name that at most a plugin
+    knows."""
     text = str(source)
     choice = "" if "://" in text else text.partition(":")[2]
     if isinstance(source, Path) or set(text.removesuffix(choice)) & set("/\\@"):
-        return Entry(text)
+        return Entry(text) if Path(text).expanduser().exists() else _of_address(text)
     registered = names()
     if text in registered:
         return registered[text]
     return Entry(text) if Path(text).exists() else None
+
+
+def _of_address(text: str) -> Entry:
+    """What is registered for an address, whatever its revision."""
+    where = remote.address(text)
+    if where is not None:
+        for entry in names().values():
+            known = remote.address(entry.source) if entry.host is None else None
+            if known is not None and (known.repo, known.folder) == (where.repo, where.folder):
+                return replace(entry, source=text)
+    return Entry(text)
+
+
+def _known_to(entry: Entry) -> str:
+    """The name by which a plugin knows a dictionary. Raises NotFoundError, with the command that
+    installs it, if its host is not there."""
+    plugin_loading.import_host(str(entry.host))
+    return entry.source
 
 
 def _folder(source: str, progress: Progress | None) -> Path:
@@ -127,7 +133,7 @@ def _folder(source: str, progress: Progress | None) -> Path:
 def _open(folder: Path, wanted: Wanted) -> Dictionary:
     if (folder / "run.json").is_file():
         folder = of_run(folder)
-    for reader in FORMATS:
+    for reader in READERS:
         if folder.is_dir() and reader.recognise(folder):
             return _build(_read(reader, folder), f"{folder} ({reader.NAME})", wanted)
     raise FormatError(_unknown(folder))
@@ -136,6 +142,12 @@ def _open(folder: Path, wanted: Wanted) -> Dictionary:
 def _from_plugins(source: Any, wanted: Wanted) -> Dictionary:
     dictionary = from_plugins(source, wanted)
     if dictionary is not None:
+        if wanted.k is not None:
+            raise InputError(f"k={wanted.k} is for files of TopK; this is a {dictionary!r}")
+        dictionary.feature_input_hook = wanted.feature_input_hook or dictionary.feature_input_hook
+        dictionary.feature_output_hook = (
+            wanted.feature_output_hook or dictionary.feature_output_hook
+        )
         return dictionary
     if not isinstance(source, str | Path):
         raise InputError(
@@ -173,16 +185,37 @@ def _build(found: Found, where: str, wanted: Wanted) -> Dictionary:
     layers = [layer.in_memory(device) for layer in stored] if elsewhere and device else stored
     named = {name: hook for name, hook in hooks.items() if hook is not None}
     model = found.model_name if isinstance(found.model_name, str) else None
-    return found.kind(layers, found.activation, **named, model_name=model)
+    return found.kind(layers, _activation(found, wanted.k, where), **named, model_name=model)
+
+
+def _activation(found: Found, k: int | None, where: str) -> Activation:
+    """The files' activation, with ``k`` where it is a TopK. Raises InputError if nobody says it, or
+    if there is none to say."""
+    if found.activation is None:
+        if k is None:
+            raise InputError(
+                f"{where}: the files say TopK, but not of how many features; give load_dictionary "
+                "k= (such as 128), on the command line --k"
+            )
+        return TopK(k, signed=True)
+    if k is None:
+        return found.activation
+    if not isinstance(found.activation, TopK):
+        raise InputError(
+            f"{where}: k={k} is for TopK; this is a {type(found.activation).__name__}: leave it out"
+        )
+    return replace(found.activation, k=k)
 
 
 def _check_hooks(hooks: dict[str, str | None], where: str) -> None:
     examples = {"feature_input_hook": "'mlp.hook_in'", "feature_output_hook": "'hook_mlp_out'"}
+    options = {"feature_input_hook": "--reads", "feature_output_hook": "--writes"}
     lacking = [name for name, hook in hooks.items() if not isinstance(hook, str)]
     if lacking:
         raise InputError(
             f"{where}: the files don't say where features read and write; give load_dictionary "
-            f"{' and '.join(f'{name}= (such as {examples[name]})' for name in lacking)}"
+            f"{' and '.join(f'{name}= (such as {examples[name]})' for name in lacking)}, on the "
+            f"command line {' and '.join(options[name] for name in lacking)}"
         )
 
 
@@ -204,9 +237,5 @@ def _unknown(folder: Path) -> str:
                 f"{folder} holds {file.name}, a pickle, which can run code when it is read, so it "
                 f"is not opened: {remedy}"
             )
-    needs = "\n".join(f"  {reader.NAME}: {reader.NEEDS}" for reader in FORMATS)
     what = "is a file, expected a folder" if folder.is_file() else "is no dictionary"
-    return (
-        f"{folder} {what} of a known format (found: {listed(f.name for f in files)}). Formats "
-        f"and what they need:\n{needs}"
-    )
+    return f"{folder} {what} of a known format (found: {listed(f.name for f in files)}). {needs()}"

@@ -182,19 +182,22 @@ def _one_a_layer(folders: set[str], where: Address) -> None:
 
 
 def _no_dictionary(files: Iterable[PurePosixPath], where: Address) -> str:
+    from tl_attribution.dictionaries.formats.readers import needs  # every reader
+
     top = PurePosixPath(where.folder)
     below = [path.relative_to(top) for path in files if path.is_relative_to(top)]
-    if any(pickles.remedy(path.suffix) for path in below):
-        return (
-            f"{where} holds pickles and no safetensors. A pickle can run code when it is read, so "
-            "it is not downloaded; ask its owner for safetensors"
-        )
+    for path in below:
+        if remedy := pickles.remedy(path.suffix):
+            return (
+                f"{where} holds {path.name} and no safetensors. A pickle can run code when it is "
+                f"read, so it is not downloaded; ask its owner for safetensors: {remedy}"
+            )
     held = sorted({path.parts[0] + ("/" if len(path.parts) > 1 else "") for path in below})
     shown = ", ".join(held[:8]) + (", …" if len(held) > 8 else "")
     return (
-        f"{where} has none of the layouts of a dictionary (found: {shown or 'nothing'}); expected "
-        "safetensors in the folder itself or in one folder a layer. Name another folder: "
-        f"{where.repo}/FOLDER"
+        f"{where} has none of the layouts of a dictionary (found: {shown or 'nothing'}): "
+        "safetensors in the folder itself or in one folder a layer. Name another folder, "
+        f"{where.repo}/FOLDER. {needs()}"
     )
 
 

@@ -18,6 +18,7 @@ class Wanted(NamedTuple):
     feature_output_hook: str | None = None
     device: str | None = None
     dtype: torch.dtype | None = None
+    k: int | None = None
 
 
 class DictionarySource(NamedTuple):

@@ -110,7 +110,7 @@ class Transcoder(Dictionary):
 
     def save(self, path: str | Path, *, format: str = "tl-attribution") -> None:
         """Write a folder, whole or not at all: ``tl-attribution`` (see formats/native.py),
-        ``circuit-tracer``, or ``sae-lens`` (a folder a layer).
+        ``circuit-tracer``, or ``sae-lens`` (transcoders a folder a layer, a CLT in one).
 
         Raises InputError for an unknown format, for what a format has no place for, or if ``path``
         is anything else than an empty folder or a dictionary in this format, which is replaced.

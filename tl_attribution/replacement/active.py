@@ -72,7 +72,8 @@ def check_fits(host: Host, dictionary: Dictionary) -> None:
     if dictionary.model_name and not _same_model(dictionary.model_name, host.name):
         raise MismatchError(
             f"the dictionary was trained on {dictionary.model_name!r}, the model is {host.name!r}; "
-            "set dictionary.model_name = None if they are the same weights under two names"
+            "if they are the same weights under two names, give load_dictionary model_name=, on "
+            f"the command line --trained-on {host.name}"
         )
 
 

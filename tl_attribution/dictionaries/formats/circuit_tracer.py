@@ -2,8 +2,10 @@
 
 ``config.yaml`` says the kind and the hooks. As circuit-tracer computes them: ``W_enc`` [feature,
 d_model]; a CLT's ``W_dec_i`` [feature, written, d_model], a transcoder's [feature, d_model];
-JumpReLU keeps what exceeds the threshold, be it negative; ``W_skip`` is [out, in]. A CLT's skip has
-no place in this format. Source: circuit-tracer 0.5.0, ``transcoder/`` and ``utils/hf_utils.py``.
+JumpReLU keeps what exceeds the threshold, be it negative, and TopK, which a set has where its
+config says ``activation: topk``, the ``k`` largest; ``W_skip`` is [out, in]. A CLT's skip has no
+place in this format. Source: circuit-tracer 0.5.0 and, for TopK, 4b1b491: ``transcoder/`` and
+``utils/hf_utils.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tl_attribution.dictionaries.activations import BatchTopK, JumpReLU, TopK
+from tl_attribution.dictionaries.activations import BatchTopK, JumpReLU, ReLU, TopK
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats import gemma_scope
 from tl_attribution.dictionaries.formats.common import (
@@ -42,6 +44,8 @@ NEEDS = "config.yaml with W_enc_0.safetensors and W_dec_0.safetensors, … or la
 CONFIG = "config.yaml"
 CLT, SET = "cross_layer_transcoder", "transcoder_set"
 THRESHOLD = "activation_function.threshold"
+ACTIVATIONS = (None, "relu", "jumprelu", "topk")
+"""What a set's config says of its activation."""
 
 
 def recognise(folder: Path) -> bool:
@@ -62,7 +66,7 @@ def read(folder: Path) -> Found:
     one_of(config, "model_kind", folder / CONFIG, (CLT, SET))
     named = _named(folder, config)
     if config["model_kind"] == SET:
-        found = _read_set(named or _numbered(folder, "layer"))
+        found = _activated(_read_set(named or _numbered(folder, "layer")), config, folder)
     elif named:
         found = gemma_scope.clt([TensorFile(path) for path in named])
     else:
@@ -71,6 +75,21 @@ def read(folder: Path) -> Found:
     return found._replace(
         feature_input_hook=hooks[0], feature_output_hook=hooks[1], model_name=_model(config)
     )
+
+
+def _activated(found: Found, config: dict[str, Any], folder: Path) -> Found:
+    """The set with the activation that its config says; else the files' thresholds are it."""
+    given = config.get("activation")
+    said = given.lower().replace("_", "") if isinstance(given, str) else given
+    one_of({"activation": said}, "activation", folder / CONFIG, ACTIVATIONS)
+    if said == "relu":
+        return found._replace(activation=ReLU())
+    if said != "topk":
+        return found
+    k = config.get("k")
+    if k is not None and (type(k) is not int or k < 1):
+        raise FormatError(f"{folder / CONFIG}: k={k!r} is no number of features")
+    return found._replace(activation=None if k is None else TopK(k, signed=True))
 
 
 def _model(config: dict[str, Any]) -> str | None:

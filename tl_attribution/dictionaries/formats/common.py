@@ -22,11 +22,12 @@ DEPTH = 4
 
 
 class Found(NamedTuple):
-    """A dictionary as its files say. Hooks are None where they don't."""
+    """A dictionary as its files say. Hooks are None where they don't, and the activation is None
+    where it is a TopK of unknown k."""
 
     kind: type[Transcoder]
     layers: Sequence[StoredLayer]
-    activation: Activation
+    activation: Activation | None
     feature_input_hook: str | None = None
     feature_output_hook: str | None = None
     model_name: str | None = None

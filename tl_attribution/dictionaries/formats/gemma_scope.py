@@ -72,8 +72,14 @@ def read(folder: Path) -> Found:
     return found._replace(
         feature_input_hook=_hook(configs, "in", folder),
         feature_output_hook=_hook(configs, "out", folder),
-        model_name=model.replace("-v3-", "-3-") if isinstance(model, str) else None,
+        model_name=_model(model) if isinstance(model, str) else None,
     )
+
+
+def _model(name: str) -> str:
+    """Hugging Face's name of a model: it has no ``-pt`` for the smallest."""
+    name = name.replace("-v3-", "-3-")
+    return "google/gemma-3-270m" if name == "gemma-3-270m-pt" else name
 
 
 def _hook(configs: list[dict], end: str, folder: Path) -> str:

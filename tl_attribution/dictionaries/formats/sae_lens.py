@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
+from tl_attribution.dictionaries.formats import sae_lens_clt
 from tl_attribution.dictionaries.formats.circuit_tracer import check_writable, threshold_of
 from tl_attribution.dictionaries.formats.common import (
     Found,
@@ -34,7 +35,7 @@ from tl_attribution.dictionaries.stored import Stored
 from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.dictionaries.transcoders import TranscoderSet
-from tl_attribution.errors import FormatError, InputError
+from tl_attribution.errors import FormatError
 
 NAME = "sae-lens"
 NEEDS = "a folder for each layer, each with cfg.json and sae_weights.safetensors"
@@ -53,8 +54,6 @@ EXPECTED = {
     "apply_b_dec_to_input": (None, False),
     "activation_fn": (None, "relu"),
 }
-SINCE = "6.0.0"
-"""The SAELens whose config this is; without it SAELens would take it for an older one."""
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -132,12 +131,10 @@ def _threshold(file: TensorFile, config: dict[str, Any]) -> Tensor | None:
 
 def write(dictionary: Transcoder, path: str | Path) -> None:
     """Write ``layer_0``, ``layer_1``, … each a folder that ``SAE.load_from_disk`` opens, whole or
-    not at all. Raises InputError for a CLT, TopK or offsets, which SAELens has no place for."""
+    not at all; a CLT as one such folder. Raises InputError for what SAELens has no place for."""
     if isinstance(dictionary, CrossLayerTranscoder):
-        raise InputError(
-            "SAELens' transcoders write to one layer each, so a cross-layer transcoder cannot be "
-            "saved as such; use format='circuit-tracer' or none"
-        )
+        sae_lens_clt.write(dictionary, path)
+        return
     check_writable(dictionary, NAME, skip=True)
     write_folder(path, recognise, lambda folder: _write_files(dictionary, folder))
 
@@ -173,7 +170,7 @@ def _config(dictionary: Transcoder, i: int, weights: Layer, jumps: bool) -> dict
         "normalize_activations": "none",
         "reshape_activations": "none",
         "metadata": {
-            "sae_lens_version": SINCE,
+            "sae_lens_version": sae_lens_clt.SINCE,
             "model_name": dictionary.model_name,
             "hook_name": f"blocks.{i}.{dictionary.feature_input_hook}",
             "hook_name_out": f"blocks.{i}.{dictionary.feature_output_hook}",

@@ -1,21 +1,26 @@
 """A cross-layer transcoder as SAELens's ``save_model`` writes it: ``cfg.json`` with architecture
-``cross_layer_transcoder``, and ``sae_weights.safetensors``. Read here without SAELens; its class,
-and what each tensor means, is in plugins/sae_lens/cross_layer.py."""
+``cross_layer_transcoder``, and ``sae_weights.safetensors``. Read and written here without SAELens;
+its class, and what each tensor means, is in plugins/sae_lens/cross_layer.py."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_attribution.dictionaries import activations
+from tl_attribution.dictionaries.activations import JumpReLU, TopK
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import Found, need, peek, read_json
+from tl_attribution.dictionaries.formats.writing import write_folder
 from tl_attribution.dictionaries.layers import LayerWeights, StoredLayer
 from tl_attribution.dictionaries.stored import Stored
 from tl_attribution.dictionaries.tensor_files import TensorFile
-from tl_attribution.errors import FormatError
+from tl_attribution.errors import FormatError, InputError
 
 NAME = "sae-lens cross-layer transcoder"
 NEEDS = "cfg.json with architecture cross_layer_transcoder, and sae_weights.safetensors"
@@ -24,6 +29,8 @@ CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 ARCHITECTURE = "cross_layer_transcoder"
 STACKED = ("W_enc", "b_enc", "b_dec")
 OPTIONAL = ("W_skip", "threshold")
+SINCE = "6.0.0"
+"""The SAELens whose config this is; without it SAELens would take it for an older one."""
 
 
 def recognise(folder: Path) -> bool:
@@ -107,3 +114,63 @@ def assemble(
         feature_output_hook=config["feature_output_hook"],
         model_name=model_name,
     )
+
+
+def write(dictionary: CrossLayerTranscoder, path: str | Path) -> None:
+    """Write a folder that ``SAE.load_from_disk`` opens, whole or not at all. All weights are read
+    into memory: SAELens has them in one file. Raises InputError for what has no place there."""
+    tensors = state(dictionary)
+    said = {**config(dictionary, tensors), "device": "cpu"}
+    ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+
+    def fill(folder: Path) -> None:
+        save_file(ready, folder / WEIGHTS)
+        (folder / CONFIG).write_text(json.dumps(said, indent=2) + "\n")
+
+    write_folder(path, recognise, fill)
+
+
+def config(dictionary: CrossLayerTranscoder, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What SAELens's configuration says of a dictionary whose state this is."""
+    return {
+        "architecture": ARCHITECTURE,
+        "d_in": dictionary.d_model,
+        "d_sae": dictionary.n_features,
+        "dtype": str(tensors["W_enc"].dtype).removeprefix("torch."),
+        "device": str(tensors["W_enc"].device),
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": SINCE, "model_name": dictionary.model_name},
+        "n_layers": dictionary.n_layers,
+        "window": dictionary.layers[0].n_written,
+        "skip": "W_skip" in tensors,
+        "activation": activations.to_config(dictionary.activation),
+        "feature_input_hook": dictionary.feature_input_hook,
+        "feature_output_hook": dictionary.feature_output_hook,
+    }
+
+
+def state(dictionary: CrossLayerTranscoder) -> dict[str, Tensor]:
+    """A dictionary as the state dict of SAELens's class. Raises InputError for offsets of
+    activations and ranks of TopK, which it has no place for."""
+    layers, activation = dictionary.layers, dictionary.activation
+    ranked = isinstance(activation, TopK) and activation.rank is not None
+    if ranked or any(layer.offset is not None for layer in layers):
+        raise InputError(
+            f"{NAME} has no place for {'ranks of TopK' if ranked else 'offsets of activations'}; "
+            "save without format= to keep them"
+        )
+    tensors = {
+        "W_enc": torch.stack([layer.W_enc.T for layer in layers]),
+        "b_enc": torch.stack([layer.b_enc for layer in layers]),
+        "b_dec": torch.stack([layer.b_dec for layer in layers]),
+        **{f"W_dec.{i}": layer.W_dec for i, layer in enumerate(layers)},
+    }
+    if any(layer.W_skip is not None for layer in layers):
+        width = dictionary.d_model
+        none = tensors["W_enc"].new_zeros(width, width)
+        tensors["W_skip"] = torch.stack([none if w.W_skip is None else w.W_skip for w in layers])
+    if isinstance(activation, JumpReLU):
+        tensors["threshold"] = activation.threshold
+    return tensors

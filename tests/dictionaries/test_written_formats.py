@@ -1,0 +1,60 @@
+"""Formats of others that we write: read again as the same, and refused where they have no place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tl_attribution as tla
+from tests.random_dictionaries import transcoder
+from tl_attribution.dictionaries.activations import BatchTopK, JumpReLU, ReLU, TopK
+from tl_attribution.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("form", "cross", "skip", "activation"),
+    [
+        ("circuit-tracer", True, False, ReLU()),
+        ("circuit-tracer", True, False, JumpReLU(torch.full((3, 14), 0.2))),
+        ("circuit-tracer", False, True, BatchTopK(4, 0.2)),
+        ("sae-lens", False, True, JumpReLU(torch.full((3, 14), 0.2))),
+        ("sae-lens", False, False, ReLU()),
+        ("sae-lens", True, True, JumpReLU(torch.full((3, 14), 0.2))),
+        ("sae-lens", True, False, TopK(4, signed=True)),
+    ],
+)
+@pytest.mark.parametrize("window", [2, 9])
+def test_written_formats_are_read_as_the_same(
+    form: str, cross: bool, skip: bool, activation: Any, window: int, tmp_path: Path
+) -> None:
+    made = transcoder(activation, cross=cross, skip=skip, window=window)
+    made.save(tmp_path / "d", format=form)
+    made.save(tmp_path / "d", format=form)  # replaced
+    x = torch.randn(made.n_layers, 4, made.d_model, generator=torch.Generator().manual_seed(0))
+    loaded = tla.load_dictionary(tmp_path / "d")
+    acts = made.encode(x)
+    assert torch.equal(loaded.encode(x), acts)
+    torch.testing.assert_close(loaded.decode(acts, x), made.decode(acts, x))
+    assert loaded.feature_input_hook == made.feature_input_hook
+    with pytest.raises(InputError, match="choose an empty folder"):
+        made.save(tmp_path / "d")
+
+
+def test_what_a_format_has_no_place_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no place for TopK"):
+        transcoder(TopK(3)).save(tmp_path / "d", format="circuit-tracer")
+    with pytest.raises(InputError, match="has no place for a linear skip"):
+        transcoder(skip=True).save(tmp_path / "d", format="circuit-tracer")
+    with pytest.raises(InputError, match="has no place for offsets"):
+        transcoder(offset=True).save(tmp_path / "d", format="circuit-tracer")
+    for made in (transcoder(offset=True), transcoder(TopK(3, torch.ones(3, 14)))):
+        with pytest.raises(InputError, match=r"has no place for (offsets|ranks)"):
+            made.save(tmp_path / "d", format="sae-lens")
+    with pytest.raises(InputError, match="has no place for TopK"):
+        transcoder(TopK(3), cross=False).save(tmp_path / "d", format="sae-lens")
+    with pytest.raises(InputError, match=r"'pickle'.*Known: circuit-tracer, sae-lens, tl-attr"):
+        transcoder().save(tmp_path / "d", format="pickle")
+    assert list(tmp_path.iterdir()) == []
