@@ -162,7 +162,10 @@ class _Ablation:
 
     def tested(self, effect: float) -> Tested:
         nodes = [self.graph.nodes[row] for row in self.rows]
-        names = [f"layer {n.layer} #{n.index} at {n.position}" for n in nodes]
+        tokens = self.graph.about.tokens
+        names = [
+            f'layer {n.layer} #{n.index} at "{tokens[n.position]}" ({n.position})' for n in nodes
+        ]
         return Tested(
             name=names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
             layer=min(n.layer for n in nodes),

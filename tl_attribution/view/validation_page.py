@@ -10,7 +10,7 @@ from tl_attribution.graph.paths import printable
 from tl_attribution.validation import Tested, Validation
 from tl_attribution.view.style import STYLE
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 460, 300, 52, 40, 12
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 460, 316, 52, 40, 28
 SHOWN = 10
 """Rows of the table of features."""
 
@@ -117,8 +117,10 @@ def _line(xs: Sequence[float], ys: Sequence[float], number: int) -> str:
 
 
 def _legend(names: Sequence[str]) -> list[str]:
+    """In a row above the plot, where no line runs."""
+    third = (WIDTH - LEFT) / 3
     return [
-        f'<text class="t{i}" x="{LEFT + 12}" y="{TOP + 14 + 15 * i}">{name}</text>'
+        f'<text class="t{i}" x="{LEFT + third * i:.0f}" y="14">{name}</text>'
         for i, name in enumerate(names)
     ]
 
