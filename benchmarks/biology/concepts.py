@@ -26,6 +26,10 @@ Members = Bool[Tensor, "class position layer feature"]
 
 MODE: dict[str, Any] = {"propagation": "iterative", "mlps": "replacement"}
 """How swaps spread: everything but attention patterns is recomputed, each feature counted once."""
+FREE: dict[str, Any] = {**MODE, "freeze_attention": False}
+"""The same with attention patterns recomputed too, where words say where to look."""
+BATCH = 1000
+"""Prompts that go through the model together."""
 
 
 class Atlas(NamedTuple):
@@ -51,11 +55,13 @@ def token(atlas: Atlas, word: str) -> int:
 
 
 def _by_length(atlas: Atlas, prompts: Sequence[str]) -> Iterable[tuple[list[int], Tensor]]:
-    """Prompts of one length at a time: their places and tokens."""
-    ids = [atlas.host.tokenize(prompt, with_bos=True) for prompt in prompts]
+    """Some prompts of one length at a time: their places and tokens."""
+    ids = atlas.host.tokenize_all(prompts, with_bos=True)
     for length in sorted({len(i) for i in ids}):
         places = [place for place, i in enumerate(ids) if len(i) == length]
-        yield places, torch.tensor([ids[place] for place in places])
+        for start in range(0, len(places), BATCH):
+            some = places[start : start + BATCH]
+            yield some, torch.tensor([ids[place] for place in some])
 
 
 @torch.no_grad()
@@ -232,12 +238,14 @@ class Outcome(NamedTuple):
         return share(self.control)
 
 
-def try_swaps(atlas: Atlas, swaps: Sequence[Swap], concept: Concept, seed: int = 0) -> Outcome:
-    """Every swap, and its control."""
+def try_swaps(
+    atlas: Atlas, swaps: Sequence[Swap], concept: Concept, seed: int = 0, **mode: Any
+) -> Outcome:
+    """Every swap, and its control. ``mode``: how they spread, if not as in :data:`MODE`."""
     rng = random.Random(seed)
     controls = [s._replace(changes=random_like(s.changes, concept, rng)) for s in swaps]
     both = [
-        [out == s.wanted for out, s in zip(outcomes(atlas, some), some, strict=True)]
+        [out == s.wanted for out, s in zip(outcomes(atlas, some, **mode), some, strict=True)]
         for some in (swaps, controls)
     ]
     return Outcome(*both)
