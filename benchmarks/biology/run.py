@@ -20,7 +20,7 @@ from nbformat import write as write_notebook
 
 HERE = Path(__file__).parent
 OUT = HERE.parents[1] / "docs" / "biology"
-STUDIES = ("two_hops", "countries", "languages", "addition", "calendar", "people")
+STUDIES = ("two_hops", "countries", "languages", "addition", "days", "people")
 RESULTS = "application/json"
 SECONDS = 1200
 
