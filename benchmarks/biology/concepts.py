@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 import tl_attribution as tla
+from tl_attribution.atlas import corpus
 from tl_attribution.replacement.host import Host, host_for
 
 Means = Float[Tensor, "class position layer feature"]
@@ -158,20 +159,29 @@ def find_concept(
     values: Asked,
     positions: Sequence[int],
     threshold: float,
+    *,
+    every: bool = True,
 ) -> Concept:
-    """The features that tell the classes apart, whichever of several questions is asked.
+    """The features that tell the classes apart, found on some questions to be tried on another.
 
     A feature is a member of a class if its selectivity for it is above ``threshold`` in every one
-    of the questions ``asked``: what only one question calls for, such as its answer, is not in
-    all. ``values`` is the question that says how active the members are in each class.
+    of the questions ``asked`` (or in one of them at least: ``every=False``); so features that serve
+    only to say the answer of a question that is not among them are left out. ``values`` is the
+    question that says how active the members are in each class.
     """
-    told = []
-    for one in asked:
-        told.append(selectivity(class_means(activations(atlas, one.prompts, positions), one.labels)))
+    told = torch.stack([_selectivity_asked(atlas, one, positions) for one in asked])
+    members = (told.amin(0) if every else told.amax(0)) > threshold
     found = activations(atlas, values.prompts, positions)
-    members = torch.stack(told).amin(0) > threshold
-    means = class_means(found, values.labels)
-    return Concept(tuple(positions), means, members, (found > 0).any(0))
+    return Concept(tuple(positions), class_means(found, values.labels), members, (found > 0).any(0))
+
+
+def _selectivity_asked(atlas: Atlas, asked: Asked, positions: Sequence[int]) -> Means:
+    return selectivity(class_means(activations(atlas, asked.prompts, positions), asked.labels))
+
+
+def held_out() -> set[str]:
+    """Every prompt that Atlas was never trained on."""
+    return {q.prompt for q in corpus.questions() if q.held_out}
 
 
 def random_like(
