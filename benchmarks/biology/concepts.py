@@ -27,6 +27,8 @@ Members = Bool[Tensor, "class position layer feature"]
 
 MODE: dict[str, Any] = {"propagation": "iterative", "mlps": "replacement"}
 """How swaps spread: everything but attention patterns is recomputed, each feature counted once."""
+FREE = {**MODE, "freeze_attention": False}
+"""The same with attention patterns recomputed too."""
 
 
 class Atlas(NamedTuple):
@@ -242,15 +244,16 @@ class Outcome(NamedTuple):
         return share(self.control)
 
 
-def try_swaps(atlas: Atlas, swaps: Sequence[Swap], concept: Concept, seed: int = 0) -> Outcome:
-    """Every swap, and its control."""
+def try_swaps(
+    atlas: Atlas, swaps: Sequence[Swap], concept: Concept, seed: int = 0, **mode: Any
+) -> Outcome:
+    """Every swap, and its control. ``mode``: how they spread, :data:`MODE` if nothing is said."""
     rng = random.Random(seed)
     controls = [s._replace(changes=random_like(s.changes, concept, rng)) for s in swaps]
-    both = [
-        [out == s.wanted for out, s in zip(outcomes(atlas, some), some, strict=True)]
-        for some in (swaps, controls)
-    ]
-    return Outcome(*both)
+    tried = [*swaps, *controls]
+    found = zip(outcomes(atlas, tried, **mode), tried, strict=True)
+    right = [answer == swap.wanted for answer, swap in found]
+    return Outcome(right[: len(swaps)], right[len(swaps) :])
 
 
 def share(flags: Iterable[bool]) -> float:
