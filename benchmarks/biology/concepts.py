@@ -27,8 +27,10 @@ Members = Bool[Tensor, "class position layer feature"]
 
 MODE: dict[str, Any] = {"propagation": "iterative", "mlps": "replacement"}
 """How swaps spread: everything but attention patterns is recomputed, each feature counted once."""
-FREE = {**MODE, "freeze_attention": False}
-"""The same with attention patterns recomputed too."""
+FREE: dict[str, Any] = {**MODE, "freeze_attention": False}
+"""The same with attention patterns recomputed too, where words say where to look."""
+BATCH = 1000
+"""Prompts that go through the model together."""
 
 
 class Atlas(NamedTuple):
@@ -54,11 +56,13 @@ def token(atlas: Atlas, word: str) -> int:
 
 
 def _by_length(atlas: Atlas, prompts: Sequence[str]) -> Iterable[tuple[list[int], Tensor]]:
-    """Prompts of one length at a time: their places and tokens."""
-    ids = [atlas.host.tokenize(prompt, with_bos=True) for prompt in prompts]
+    """Some prompts of one length at a time: their places and tokens."""
+    ids = atlas.host.tokenize_all(prompts, with_bos=True)
     for length in sorted({len(i) for i in ids}):
         places = [place for place, i in enumerate(ids) if len(i) == length]
-        yield places, torch.tensor([ids[place] for place in places])
+        for start in range(0, len(places), BATCH):
+            some = places[start : start + BATCH]
+            yield some, torch.tensor([ids[place] for place in some])
 
 
 @torch.no_grad()
@@ -190,8 +194,8 @@ def random_like(
     changes: Sequence[tla.Intervention], concept: Concept, rng: random.Random
 ) -> list[tla.Intervention]:
     """The control of a swap: as many other features, in the same layers and at the same positions,
-    held at the same values; drawn from those that are active on the concept's prompts (and from all
-    of the layer where those are too few)."""
+    held at the same values; drawn from those that are active on the concept's prompts, from the
+    rest of the layer where those are too few, and fewer where a layer has no more."""
     held = [(c.layer, c.position) for c in changes]
     drawn: dict[tuple[int, Any], list[int]] = {}
     for layer, position in dict.fromkeys(held):
@@ -200,9 +204,13 @@ def random_like(
         pool = [f for f in active.nonzero().flatten().tolist() if f not in taken]
         rest = [f for f in (~active).nonzero().flatten().tolist() if f not in taken]
         n = held.count((layer, position))
-        more = rng.sample(rest, max(0, n - len(pool)))
+        more = rng.sample(rest, min(len(rest), max(0, n - len(pool))))
         drawn[layer, position] = rng.sample(pool, min(n, len(pool))) + more
-    return [replace(c, feature=drawn[c.layer, c.position].pop()) for c in changes]
+    return [
+        replace(c, feature=drawn[c.layer, c.position].pop())
+        for c in changes
+        if drawn[c.layer, c.position]
+    ]
 
 
 class Swap(NamedTuple):
@@ -228,10 +236,12 @@ def outcomes(atlas: Atlas, swaps: Sequence[Swap], **mode: Any) -> list[int]:
 
 
 class Outcome(NamedTuple):
-    """Swaps that gave the wanted answer, beside their controls, in the order of the swaps."""
+    """Which swaps gave the wanted answer, beside their controls, in the order of the swaps, and
+    the answers (tokens) that the swaps gave."""
 
     swapped: list[bool]
     control: list[bool]
+    answers: list[int]
 
     @property
     def rate(self) -> float:
@@ -251,9 +261,10 @@ def try_swaps(
     rng = random.Random(seed)
     controls = [s._replace(changes=random_like(s.changes, concept, rng)) for s in swaps]
     tried = [*swaps, *controls]
-    found = zip(outcomes(atlas, tried, **mode), tried, strict=True)
-    right = [answer == swap.wanted for answer, swap in found]
-    return Outcome(right[: len(swaps)], right[len(swaps) :])
+    found = outcomes(atlas, tried, **mode)
+    right = [answer == swap.wanted for answer, swap in zip(found, tried, strict=True)]
+    n = len(swaps)
+    return Outcome(right[:n], right[n:], found[:n])
 
 
 def share(flags: Iterable[bool]) -> float:
