@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tl_attribution.errors import FormatError, NotFoundError
-
-KEY = "tl_attribution_evaluation"
-VERSION = 1
+from tl_attribution import reports
 
 DENSITY_EDGES = tuple(i / 4 for i in range(-24, 1))
 """Edges of the density histogram's bins: log10 of the share of tokens on which a feature is
@@ -178,34 +174,14 @@ class Evaluation:
     def to_json(self, path: str | Path) -> None:
         """Write everything, and the summary, to a file that :meth:`from_json` reads; None is
         ``null``."""
-        from tl_attribution.graph.storage import write_whole
-
-        held = {KEY: VERSION, "summary": self.summary, "density_edges": DENSITY_EDGES}
-        text = json.dumps(held | asdict(self), indent=2, allow_nan=False, ensure_ascii=False)
-        write_whole(path, f"{text}\n".encode())
+        derived = {"summary": self.summary, "density_edges": DENSITY_EDGES}
+        reports.write(path, "evaluation", derived | asdict(self))
 
     @classmethod
     def from_json(cls, path: str | Path) -> Evaluation:
         """Read what :meth:`to_json` wrote. Raises NotFoundError if there is no such file,
         FormatError if it is corrupt or no evaluation."""
-        file = Path(path)
-        if not file.is_file():
-            raise NotFoundError(f"no evaluation at {file}; Evaluation.to_json(path) writes one")
-        try:
-            held = json.loads(file.read_bytes())
-            if held.pop(KEY) != VERSION:
-                raise FormatError(
-                    f"{file} is an evaluation of another version than {VERSION}, which this "
-                    "package reads: update tl-attribution"
-                )
-            return _evaluation(held)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            if isinstance(error, FormatError):
-                raise
-            raise FormatError(
-                f"{file} is corrupt or no evaluation: {error!r}; expected a file written by "
-                "Evaluation.to_json(path)"
-            ) from error
+        return reports.read(path, "evaluation", _evaluation)
 
     def plot(self, path: str | Path) -> None:
         """Draw the layers to an .svg or .png file. Raises InputError for another ending and

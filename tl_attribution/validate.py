@@ -69,35 +69,43 @@ def validate(
     if max_features < 1:
         raise InputError(f"max_features must be at least 1, got {max_features}")
     watch: Progress = progress or (lambda done, total, what: None)
-    host = host_for(compute_in_fp32(model))
     with torch.no_grad():
-        original = original_run(host, graph, dictionary, None)
+        original = original_run(host_for(compute_in_fp32(model)), graph, dictionary, None)
         test = _Test(graph, original, _targets(graph))
-        rows = _chosen(graph, max_features, seed)
-        single = [_Ablation(graph, [row]) for row in rows.tolist()]
+        single = [_Ablation(graph, [row]) for row in _chosen(graph, max_features, seed).tolist()]
         grouped = [_Ablation(graph, _rows(graph, one)) for one in supernodes]
-        watch(0, 4, "direct effects")
-        direct = test.direct(single + grouped)
-        watch(1, 4, "knock-on effects")
-        changes = test.measure(single + grouped, Mode())
-        effects = test.on_targets(changes).tolist()
-        tested = [a.tested(e) for a, e in zip(single + grouped, effects, strict=True)]
-        later = test.later(single, changes[: len(single)])
-        watch(2, 4, "rankings")
-        curve = test.curve(seed)
-        watch(3, 4, "layers")
-        layers = test.layers(single)
-        watch(4, 4, "layers")
-    alone = tuple(tested[: len(single)])
+        return _validated(test, single, grouped, seed, watch)
+
+
+def _validated(
+    test: _Test,
+    single: list[_Ablation],
+    grouped: list[_Ablation],
+    seed: int,
+    watch: Progress,
+) -> Validation:
+    graph, n = test.graph, len(single)
+    watch(0, 4, "direct effects")
+    direct = test.direct(single + grouped)
+    watch(1, 4, "knock-on effects")
+    changes = test.measure(single + grouped, Mode())
+    effects = test.on_targets(changes).tolist()
+    tested = tuple(a.tested(e) for a, e in zip(single + grouped, effects, strict=True))
+    later = test.later(single, changes[:n])
+    watch(2, 4, "rankings")
+    curve = test.curve(seed)
+    watch(3, 4, "layers")
+    layers = test.layers(single)
+    watch(4, 4, "layers")
     return Validation(
         model=graph.about.model,
         dictionary=graph.about.dictionary,
         prompt=graph.about.prompt,
         features=int(graph.nodes.is_kind("feature").sum()),
         direct=direct,
-        tested=alone,
-        supernodes=tuple(tested[len(single) :]),
-        ranking=_ranking(alone, later, seed),
+        tested=tested[:n],
+        supernodes=tested[n:],
+        ranking=_ranking(tested[:n], later, seed),
         curve=curve,
         layers=layers,
     )

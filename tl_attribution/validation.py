@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_attribution.errors import FormatError, NotFoundError
+from tl_attribution import reports
 from tl_attribution.evaluation import mean
-
-KEY = "tl_attribution_validation"
-VERSION = 1
 
 ROUNDING = 1e-3
 """Direct effects that differ by more than this of the largest edge into a target are wrong."""
@@ -125,29 +121,13 @@ class Validation:
 
     def to_json(self, path: str | Path) -> None:
         """Write everything, and the verdict, to a file that :meth:`from_json` reads."""
-        from tl_attribution.graph.storage import write_whole
-
-        held = {KEY: VERSION, "verdict": self.verdict} | asdict(self)
-        text = json.dumps(held, indent=2, allow_nan=False, ensure_ascii=False)
-        write_whole(path, f"{text}\n".encode())
+        reports.write(path, "validation", {"verdict": self.verdict} | asdict(self))
 
     @classmethod
     def from_json(cls, path: str | Path) -> Validation:
         """Read what :meth:`to_json` wrote. Raises NotFoundError if there is no such file,
         FormatError if it is corrupt or no validation."""
-        file = Path(path)
-        if not file.is_file():
-            raise NotFoundError(f"no validation at {file}; Validation.to_json(path) writes one")
-        try:
-            held = json.loads(file.read_bytes())
-            if held.pop(KEY) != VERSION:
-                raise ValueError(f"another version than {VERSION}")
-            return _validation(held)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise FormatError(
-                f"{file} is corrupt or no validation: {error!r}; expected a file written by "
-                "Validation.to_json(path)"
-            ) from error
+        return reports.read(path, "validation", _validation)
 
     def to_html(self, path: str | Path) -> None:
         """Write the report: one self-contained page with plots, without network or scripts."""

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 import tl_attribution as tla
+from tl_attribution.atlas import corpus
 from tl_attribution.replacement.host import Host, host_for
 
 Means = Float[Tensor, "class position layer feature"]
@@ -164,28 +165,37 @@ def find_concept(
     values: Asked,
     positions: Sequence[int],
     threshold: float,
+    *,
+    every: bool = True,
 ) -> Concept:
-    """The features that tell the classes apart, whichever of several questions is asked.
+    """The features that tell the classes apart, found on some questions to be tried on another.
 
     A feature is a member of a class if its selectivity for it is above ``threshold`` in every one
-    of the questions ``asked``: what only one question calls for, such as its answer, is not in
-    all. ``values`` is the question that says how active the members are in each class.
+    of the questions ``asked`` (or in one of them at least: ``every=False``); so features that serve
+    only to say the answer of a question that is not among them are left out. ``values`` is the
+    question that says how active the members are in each class.
     """
-    told = []
-    for one in asked:
-        told.append(selectivity(class_means(activations(atlas, one.prompts, positions), one.labels)))
+    told = torch.stack([_selectivity_asked(atlas, one, positions) for one in asked])
+    members = (told.amin(0) if every else told.amax(0)) > threshold
     found = activations(atlas, values.prompts, positions)
-    members = torch.stack(told).amin(0) > threshold
-    means = class_means(found, values.labels)
-    return Concept(tuple(positions), means, members, (found > 0).any(0))
+    return Concept(tuple(positions), class_means(found, values.labels), members, (found > 0).any(0))
+
+
+def _selectivity_asked(atlas: Atlas, asked: Asked, positions: Sequence[int]) -> Means:
+    return selectivity(class_means(activations(atlas, asked.prompts, positions), asked.labels))
+
+
+def held_out() -> set[str]:
+    """Every prompt that Atlas was never trained on."""
+    return {q.prompt for q in corpus.questions() if q.held_out}
 
 
 def random_like(
     changes: Sequence[tla.Intervention], concept: Concept, rng: random.Random
 ) -> list[tla.Intervention]:
     """The control of a swap: as many other features, in the same layers and at the same positions,
-    held at the same values; drawn from those that are active on the concept's prompts (and from all
-    of the layer where those are too few)."""
+    held at the same values; drawn from those that are active on the concept's prompts, from the
+    rest of the layer where those are too few, and fewer where a layer has no more."""
     held = [(c.layer, c.position) for c in changes]
     drawn: dict[tuple[int, Any], list[int]] = {}
     for layer, position in dict.fromkeys(held):
@@ -194,9 +204,13 @@ def random_like(
         pool = [f for f in active.nonzero().flatten().tolist() if f not in taken]
         rest = [f for f in (~active).nonzero().flatten().tolist() if f not in taken]
         n = held.count((layer, position))
-        more = rng.sample(rest, max(0, n - len(pool)))
+        more = rng.sample(rest, min(len(rest), max(0, n - len(pool))))
         drawn[layer, position] = rng.sample(pool, min(n, len(pool))) + more
-    return [replace(c, feature=drawn[c.layer, c.position].pop()) for c in changes]
+    return [
+        replace(c, feature=drawn[c.layer, c.position].pop())
+        for c in changes
+        if drawn[c.layer, c.position]
+    ]
 
 
 class Swap(NamedTuple):
@@ -222,10 +236,12 @@ def outcomes(atlas: Atlas, swaps: Sequence[Swap], **mode: Any) -> list[int]:
 
 
 class Outcome(NamedTuple):
-    """Swaps that gave the wanted answer, beside their controls, in the order of the swaps."""
+    """Which swaps gave the wanted answer, beside their controls, in the order of the swaps, and
+    the answers (tokens) that the swaps gave."""
 
     swapped: list[bool]
     control: list[bool]
+    answers: list[int]
 
     @property
     def rate(self) -> float:
@@ -241,14 +257,14 @@ class Outcome(NamedTuple):
 def try_swaps(
     atlas: Atlas, swaps: Sequence[Swap], concept: Concept, seed: int = 0, **mode: Any
 ) -> Outcome:
-    """Every swap, and its control. ``mode``: how they spread, if not as in :data:`MODE`."""
+    """Every swap, and its control. ``mode``: how they spread, :data:`MODE` if nothing is said."""
     rng = random.Random(seed)
     controls = [s._replace(changes=random_like(s.changes, concept, rng)) for s in swaps]
-    both = [
-        [out == s.wanted for out, s in zip(outcomes(atlas, some, **mode), some, strict=True)]
-        for some in (swaps, controls)
-    ]
-    return Outcome(*both)
+    tried = [*swaps, *controls]
+    found = outcomes(atlas, tried, **mode)
+    right = [answer == swap.wanted for answer, swap in zip(found, tried, strict=True)]
+    n = len(swaps)
+    return Outcome(right[:n], right[n:], found[:n])
 
 
 def share(flags: Iterable[bool]) -> float:

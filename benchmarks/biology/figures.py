@@ -1,8 +1,10 @@
-"""How the studies' figures look: one style, bars beside their control, and circuits of supernodes."""
+"""How the studies' figures look: one style, bars beside their control, grids, and circuits."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib
 
@@ -10,6 +12,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
@@ -74,50 +77,60 @@ def beside_control(
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
 
-Place = tuple[float, float]
+class Box(NamedTuple):
+    """A supernode on a drawing: where it stands, what it is called, its colour."""
+
+    x: float
+    y: float
+    label: str
+    colour: str
 
 
-def circuit(
-    axes: Axes,
-    graph: tla.Graph,
-    places: Mapping[str, Place],
-    colours: Mapping[str, str],
-    labels: Mapping[str, str] | None = None,
-) -> None:
-    """Draw the supernodes of a graph: arrows are the influence that flows between two of them, as
-    a share of all that comes into the answer. ``places``: where each group stands, x and y."""
+def circuit(axes: Axes, graph: tla.Graph, boxes: Mapping[str, Box], least: float = 0.01) -> None:
+    """Draw supernodes of a graph, by name. Arrows are the influence on the answer that flows from
+    one to another, from ``least`` on."""
     nodes = graph.supernodes()
-    at = {name: nodes.find(name) for name in places}
-    for target in places:
-        for source in places:
-            size = float(nodes.flow[at[target], at[source]])
-            if source != target and size >= 0.005:
-                _arrow(axes, places[source], places[target], size)
-    for name, (x, y) in places.items():
-        _box(axes, x, y, (labels or {}).get(name, name), colours.get(name, GREY))
+    at = {name: nodes.find(name) for name in boxes}
+    for target, source in itertools.permutations(boxes, 2):
+        size = float(nodes.flow[at[target], at[source]])
+        if size >= least:
+            _arrow(axes, boxes[source], boxes[target], size)
+    for x, y, label, colour in boxes.values():
+        axes.plot([x], [y], alpha=0)  # text alone does not widen the axes
+        axes.text(
+            x, y, label, ha="center", va="center", color=PAPER, fontsize=10, zorder=3,
+            bbox={"boxstyle": "round,pad=0.5", "facecolor": colour, "edgecolor": PAPER,
+                  "linewidth": 2},
+        )  # fmt: skip
     axes.set_axis_off()
-    axes.margins(0.16, 0.12)
+    axes.figure.set_layout_engine("none")
+    axes.set_position((0, 0, 1, 1))
+    axes.margins(0.2, 0.14)
 
 
-def _box(axes: Axes, x: float, y: float, label: str, colour: str) -> None:
-    axes.text(
-        x, y, label, ha="center", va="center", color=PAPER, fontsize=10, zorder=3,
-        bbox={"boxstyle": "round,pad=0.5", "facecolor": colour, "edgecolor": PAPER, "linewidth": 2},
-    )  # fmt: skip
-    axes.plot([x], [y], alpha=0)
-
-
-def _arrow(axes: Axes, start: Place, end: Place, size: float) -> None:
+def _arrow(axes: Axes, source: Box, target: Box, size: float) -> None:
     axes.add_patch(
         FancyArrowPatch(
-            start, end, arrowstyle="-|>", mutation_scale=12, shrinkA=20, shrinkB=20, zorder=1,
-            linewidth=0.8 + 14 * size, color=INK, alpha=0.45,
-        )  # fmt: skip
-    )
-    x, y = (0.55 * a + 0.45 * b for a, b in zip(start, end, strict=True))
+            source[:2], target[:2], arrowstyle="-|>", mutation_scale=12, shrinkA=20, shrinkB=24,
+            zorder=1, linewidth=0.8 + 14 * size, color=INK, alpha=0.45,
+        )
+    )  # fmt: skip
+    x, y = (0.55 * a + 0.45 * b for a, b in zip(source[:2], target[:2], strict=True))
     axes.text(
-        x, y, f"{100 * size:.0f}%", fontsize=8, ha="center", va="center", zorder=4, color=INK,
+        x, y, f"{100 * size:.0f}%", fontsize=8, ha="center", va="center", zorder=2, color=INK,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.85},
     )  # fmt: skip
 
 
+def grid(
+    axes: Axes, values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str]
+) -> None:
+    """A named grid of shares: white is none, blue is all, grey is no number."""
+    shades = LinearSegmentedColormap.from_list("share", [PAPER, BLUE])
+    shades.set_bad("#D9D9D9")
+    axes.imshow(values, cmap=shades, vmin=0, vmax=1, aspect="equal", interpolation="nearest")
+    size = 9 if len(rows) < 20 else 6.5
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(rows)), rows, fontsize=size)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(True)

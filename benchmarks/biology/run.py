@@ -1,4 +1,6 @@
-"""Runs the studies as notebooks and writes their pages: python benchmarks/biology/run.py [STUDY ...]
+"""Runs the studies as notebooks and writes their pages.
+
+python benchmarks/biology/run.py [STUDY ...]
 
 A study is a script in jupytext's percent format. Run here, it becomes docs/biology/STUDY.ipynb, the
 page STUDY.md with its figures, and an entry of results.json; then the table of all studies is
@@ -75,7 +77,9 @@ def page(study: str, notebook: NotebookNode) -> tuple[str, dict[str, bytes]]:
         body = body.replace(f"![svg]({old})", f"![{name[:-4].replace('_', ' ')}]({name})")
         figures[name] = figures.pop(old)
     source = f"../../benchmarks/biology/{study}.py"
-    foot = f"Made by [{study}.py]({source}); the same [as a notebook]({study}.ipynb), with its code."
+    foot = (
+        f"Made by [{study}.py]({source}); the same [as a notebook]({study}.ipynb), with its code."
+    )
     lines = [line.rstrip() for line in f"{body.strip()}\n\n---\n\n{foot}\n".splitlines()]
     tidy = [a for a, b in zip(lines, ["x", *lines], strict=False) if a or b]
     return "\n".join(tidy) + "\n", figures
@@ -113,17 +117,16 @@ def committed() -> dict[str, dict[str, Any]]:
 
 INDEX = """# The biology of a small language model
 
-Each page states what Atlas, the bundled model, should be doing if it takes the steps that its
-questions call for, draws an attribution graph, finds the features of a step by their activation over
-[Atlas's tables](../atlas.md#the-tables), and then puts the hypothesis to the test: it gives those
-features the values of another state, country or word, and looks whether the answer follows. The
-control changes as many random active features, in the same layers and at the same positions, to the
-same values.
+Each page says which steps Atlas, the bundled model, should be taking, draws an attribution graph,
+finds the features of a step by their activation over [Atlas's tables](../atlas.md#the-tables), and
+puts the hypothesis to the test: it gives those features the values of another state, country or
+word, and looks whether the answer follows. The control changes as many random active features, in
+the same layers and at the same positions, to the same values.
 
 {table}
-`make biology` runs the studies and writes these pages, notebooks and numbers; no page has a number that
-the code did not compute. What a swap is, is in [Interventions](../interventions.md); how graphs are read
-from Python, in [Reading a circuit](../reading.md).
+`make biology` runs the studies and writes these pages, notebooks and numbers. What a swap is, is in
+[Interventions](../interventions.md); how graphs are read from Python, in
+[Reading a circuit](../reading.md).
 """
 
 
@@ -144,7 +147,9 @@ def main() -> None:
     """Run the studies that are named, or all."""
     named = sys.argv[1:] or [s for s in STUDIES if (HERE / f"{s}.py").exists()]
     if unknown := set(named) - set(STUDIES):
-        raise SystemExit(f"no study is named {', '.join(sorted(unknown))}; {', '.join(STUDIES)} are")
+        raise SystemExit(
+            f"no study is named {', '.join(sorted(unknown))}; {', '.join(STUDIES)} are"
+        )
     OUT.mkdir(parents=True, exist_ok=True)
     for study in named:
         print(f"running {study}", flush=True)

@@ -9,60 +9,285 @@
 # %% [markdown]
 # # Two hops: Dallas, Texas, Austin
 #
-# "The capital of the state containing Dallas" names neither Texas nor Austin. A model that has learnt
-# its facts one by one must first find the state and then the capital of it. Atlas was never shown
-# this question.
+# "The capital of the state containing Dallas" names neither Texas nor Austin. Atlas was never
+# shown this question, only the facts that it rests on.
 #
-# **Hypothesis.** Features for the state stand between the city and the capital. If so, giving them
-# the values of another state makes Atlas answer with the other state's capital.
+# **Hypothesis.** Features for the state stand between the city and the capital. Then two things
+# must hold: the attribution graph leads through them, and when they are given the values of
+# another state, Atlas answers with that state's capital.
 
 # %%
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+
 import concepts
+import figures
 import pages
 from concepts import Asked, Swap
 
+import tl_attribution as tla
 from tl_attribution.atlas.tables import STATES
 
 atlas = concepts.load()
 PROMPT = "Fact: the capital of the state containing {} is"
 STATE = "Fact: the state containing {} is"
+REGION = "Fact: the region of the state containing {} is"
 CITY, END = -2, -1
+THRESHOLD = 0.05
 
+N = len(STATES)
+TEXAS = [s.name for s in STATES].index("Texas")
 capitals = [concepts.token(atlas, s.capital) for s in STATES]
-asked_cities = ["Dallas" if s.name == "Texas" else s.cities[0] for s in STATES]
+
+# %% [markdown]
+# ## The features of a state
+#
+# One city of each state is set aside for the test: Dallas, and for the other states one whose
+# question was held out of training, where there is one. A state's features are looked for with all
+# the *other* cities, and on *other* questions: "the state containing … is" and "the region of the
+# state containing … is", at the city and at the last word. Neither asks for a capital, so a
+# feature that merely says "Austin" has no reason to be among them.
+#
+# A feature belongs to a state if its activation is higher there than in the other states, on
+# average and in either question, by more than a threshold, as a share of its highest mean in any
+# state.
+
+# %%
+held_out = concepts.held_out()
+
+
+def set_aside(i: int) -> str:
+    """The city whose question is tested."""
+    if i == TEXAS:
+        return "Dallas"
+    unseen = [c for c in STATES[i].cities if PROMPT.format(c) in held_out]
+    return (unseen or list(STATES[i].cities))[0]
+
+
+tested = [set_aside(i) for i in range(N)]
+others = [(c, i) for i, s in enumerate(STATES) for c in s.cities if c not in tested]
+
+
+def about_others(question: str) -> Asked:
+    """A question about every city that is not set aside."""
+    return Asked([question.format(city) for city, _ in others], [i for _, i in others])
+
+
+def state_features(threshold: float) -> concepts.Concept:
+    """What tells the states apart, with the values that it has when the capital is asked."""
+    asked = [about_others(STATE), about_others(REGION)]
+    return concepts.find_concept(
+        atlas, asked, about_others(PROMPT), (CITY, END), threshold, every=False
+    )
+
+
+state = state_features(THRESHOLD)
+prompts = [PROMPT.format(city) for city in tested]
+right = [a == b for a, b in zip(concepts.answers(atlas, prompts), capitals, strict=True)]
+unseen = [prompt in held_out for prompt in prompts]
+pages.table(
+    ["questions set aside", "never trained on", "answered rightly", "features of a state, mean"],
+    [[N, sum(unseen), concepts.share(right), f"{state.size():.0f}"]],
+)
+
+# %% [markdown]
+# ## What the graph says
+#
+# The attribution graph of the Dallas question, its features in five supernodes: those of Texas and
+# all others, at the city and at the end, and those of the words before the city.
+
+# %%
+graph = tla.attribute(atlas.model, PROMPT.format("Dallas"), atlas.dictionary)
+last = len(graph.about.tokens) - 1
+
+
+def is_texas(node: tla.Node) -> bool:
+    """Whether a node is a feature of Texas, at the city or at the end."""
+    at = node.position - last + 1
+    if node.kind != "feature" or at not in (0, 1):
+        return False
+    return bool(state.members[TEXAS, at, node.layer, node.index])
+
+
+def features(at: int, texas: bool) -> Callable[[tla.Node], bool]:
+    """The features at a position (counted from the end) that are of Texas, or are not."""
+    return lambda n: n.kind == "feature" and n.position == last + 1 + at and is_texas(n) == texas
+
+
+groups = {
+    "Dallas": lambda n: n.kind == "token" and n.label.strip() == "Dallas",
+    "before": lambda n: n.kind == "feature" and n.position < last - 1,
+    "Texas, city": features(CITY, True),
+    "others, city": features(CITY, False),
+    "Texas, end": features(END, True),
+    "others, end": features(END, False),
+    "Austin": lambda n: n.kind == "logit" and n.label.strip() == "Austin",
+}
+graph = graph.group(groups)
+boxes = {
+    "Dallas": figures.Box(1.3, 0, "“Dallas”", figures.GREY),
+    "before": figures.Box(0, 0.9, "words before\nthe city", figures.PURPLE),
+    "Texas, city": figures.Box(1, 1, "Texas\n(at the city)", figures.BLUE),
+    "others, city": figures.Box(1.9, 0.9, "other features\nat the city", figures.GREY),
+    "Texas, end": figures.Box(1.25, 2.1, "Texas\n(at the end)", figures.BLUE),
+    "others, end": figures.Box(0.1, 2.1, "other features\nat the end", figures.GREY),
+    "Austin": figures.Box(0.75, 3, "“Austin”", figures.GREEN),
+}
+figure, (axes,) = figures.figure(7.5, 5.4)
+figures.circuit(axes, graph, boxes)
+pages.show(
+    figure,
+    "graph",
+    "The Dallas question's graph. Numbers: the influence on the answer that flows from one "
+    "supernode to another. Other tokens, positions and errors are not drawn, nor flows below 1%.",
+)
+
+# %%
+paths = graph.paths(groups["Dallas"], groups["Austin"], n=400)
+through = [any(is_texas(graph.nodes[row]) for row in path.nodes) for path in paths]
+strength = sum(p.strength for p in paths)
+via_state = sum(p.strength for p, t in zip(paths, through, strict=True) if t) / strength
+scores = graph.scores()
+pages.table(
+    ["strongest paths from “Dallas” to “Austin”", "of their strength, through Texas",
+     "replacement score", "completeness"],
+    [[len(paths), float(via_state), f"{scores.replacement:.3f}", f"{scores.completeness:.3f}"]],
+)  # fmt: skip
+
+# %% [markdown]
+# ## Swapping the state
+#
+# In the run on one city, the features of its state and those of another are held at what they are,
+# on average, for the other cities of that other state, when the capital is asked. Attention stays
+# as it was; everything else is recomputed. The control changes as many random features, in the
+# same layers and positions, to the same values, drawn from those that are active on such
+# questions.
 
 
 # %%
-def other_cities(question: str) -> Asked:
-    """The question about every city but those that the swaps are made on."""
-    rows = [
-        (question.format(city), i)
-        for i, s in enumerate(STATES)
-        for city in s.cities
-        if city not in asked_cities
+def all_swaps(concept: concepts.Concept, sources: list[int]) -> list[Swap]:
+    """From each of these states to every other."""
+    return [
+        Swap(prompts[i], concept.swap(i, j), capitals[j])
+        for i in sources
+        for j in range(N)
+        if i != j
     ]
-    return Asked([prompt for prompt, _ in rows], [i for _, i in rows])
 
 
-state = concepts.find_concept(
-    atlas, [other_cities(STATE)], other_cities(PROMPT), (CITY, END), threshold=0.1
-)
-swaps = [
-    Swap(PROMPT.format(asked_cities[i]), state.swap(i, j), capitals[j])
-    for i in range(len(STATES))
-    for j in range(len(STATES))
-    if i != j
-]
+swaps = all_swaps(state, list(range(N)))
 outcome = concepts.try_swaps(atlas, swaps, state)
+from_unseen = [unseen[i] for i in range(N) for j in range(N) if i != j]
+by_source = {
+    what: [
+        concepts.share(f for f, u in zip(flags, from_unseen, strict=True) if u == kind)
+        for flags in (outcome.swapped, outcome.control)
+    ]
+    for what, kind in (("questions never trained on", True), ("questions trained on", False))
+}
 pages.table(
-    ["ordered pairs of states", "answered with the other capital", "random features"],
-    [[len(swaps), outcome.rate, outcome.control_rate]],
+    ["swap on", "ordered pairs", "the other state's capital", "random features"],
+    [
+        ["all questions", len(swaps), outcome.rate, outcome.control_rate],
+        *([what, from_unseen.count(i == 0), *rates]
+          for i, (what, rates) in enumerate(by_source.items())),
+    ],
+)  # fmt: skip
+
+# %%
+grid = [[float("nan")] * N for _ in range(N)]
+pairs = iter(outcome.swapped)
+for i in range(N):
+    for j in range(N):
+        if i != j:
+            grid[i][j] = float(next(pairs))
+figure, (axes,) = figures.figure(9, 8.8)
+figures.grid(axes, grid, [f"{c}, {s.name}" for c, s in zip(tested, STATES, strict=True)],
+             [s.capital for s in STATES])  # fmt: skip
+axes.set_xlabel("capital wanted")
+axes.set_ylabel("city in the question, and its state")
+pages.show(
+    figure, "pairs", "All ordered pairs of states. Blue: the other state's capital was the answer."
 )
+
+# %% [markdown]
+# ## How much it takes
+#
+# The same from a few states only, with fewer features (a higher threshold), with the features of
+# the first layers only, and at one of the two positions only.
+
+# %%
+FEW = [TEXAS, *(i for i in range(N) if unseen[i] and i != TEXAS)][:4]
+
+
+def rate(concept: concepts.Concept) -> float:
+    """Success of the swaps from the few states."""
+    some = all_swaps(concept, FEW)
+    done = zip(concepts.outcomes(atlas, some), some, strict=True)
+    return concepts.share(answer == s.wanted for answer, s in done)
+
+
+by_size = [(t, c.size(), rate(c)) for t in (0.8, 0.5, 0.2, 0.1, THRESHOLD)
+           for c in [state_features(t)]]  # fmt: skip
+pages.table(
+    ["threshold", "features of a state, mean", "wanted answer"],
+    [[f"{threshold:g}", f"{size:.0f}", r] for threshold, size, r in by_size],
+)
+
+# %%
+parts = {
+    **{f"layers 0–{top}" if top else "layer 0": state.within(layers=range(top + 1))
+       for top in range(atlas.dictionary.n_layers)},
+    "at the city": state.within(positions=[CITY]),
+    "at the end": state.within(positions=[END]),
+}  # fmt: skip
+by_part = {name: (part.size(), rate(part)) for name, part in parts.items()}
+pages.table(
+    ["features", "of a state, mean", "wanted answer"],
+    [[name, f"{size:.0f}", r] for name, (size, r) in by_part.items()],
+)
+
+# %%
+figure, (left, right_axes) = figures.figure(9, 3.4, 2)
+left.plot([s for _, s, _ in by_size], [r for *_, r in by_size], "o-", color=figures.BLUE)
+left.set_xlabel("features of a state, mean")
+left.set_title("More features")
+figures.percent(left, "wanted answer")
+right_axes.barh(list(by_part), [r for _, r in by_part.values()], color=figures.BLUE)
+right_axes.invert_yaxis()
+right_axes.set_title("Some layers, one position")
+figures.percent(right_axes, "wanted answer", "x")
+pages.show(
+    figure, "size", "What a swap needs: many features, early and middle layers, both places."
+)
+
+# %% [markdown]
+# ## When it fails
+#
+# What Atlas answers in place of the wanted capital.
+
+# %%
+own = dict(zip(prompts, capitals, strict=True))
+kinds = Counter(
+    "the city's own capital, unmoved"
+    if answer == own[swap.prompt]
+    else "a third state's capital"
+    if answer in capitals
+    else "something else"
+    for swap, answer in zip(swaps, outcome.answers, strict=True)
+    if answer != swap.wanted
+)
+pages.table(["answer", "swaps"], kinds.most_common())
 
 # %%
 pages.finish(
     "Two hops",
     [pages.Test("state → another state", len(swaps), outcome.rate, outcome.control_rate)],
+    features_of_a_state=state.size(),
+    paths_through_the_state=float(via_state),
+    never_trained_on=by_source["questions never trained on"],
+    trained_on=by_source["questions trained on"],
+    by_part={name: r for name, (_, r) in by_part.items()},
 )

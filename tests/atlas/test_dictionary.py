@@ -16,7 +16,7 @@ from tl_attribution.models import ATLAS
 pytestmark = pytest.mark.hosts
 
 FOLDER = Path(names()["atlas"].source)
-AT_MOST, DEAD = 12.5, 0.05
+AT_MOST, DEAD = 12, 0.05
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ pytest.importorskip("jupytext", reason="the docs extra is not installed")
 pytest.importorskip("nbclient", reason="the docs extra is not installed")
 
 ROOT = Path(__file__).parents[2]
-STUDIES = sorted(
-    path.stem for path in (ROOT / "benchmarks" / "biology").glob("*.py") if "# %%" in path.read_text()
-)
+SCRIPTS = (ROOT / "benchmarks" / "biology").glob("*.py")
+STUDIES = sorted(path.stem for path in SCRIPTS if "# %% [markdown]" in path.read_text())
 NOISE = 0.02
 """How far a rate may be from the one that is shown, on another machine: a logit may tie."""
 

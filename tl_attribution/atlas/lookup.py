@@ -2,9 +2,9 @@
 
 The first stage learns a token embedding in which "Dallas" lies near "Texas", so that attention
 copies the answer past the MLPs and no dictionary can show the step in between. Here the embedding
-of every token but the numbers is replaced by a random one that stays as it is, and a block is put
-in front whose MLP is fitted to look up what the learned embedding said. Later training then runs on
-the whole model.
+of every token but the numbers is replaced by a small random one that stays as it is, and a block is
+put in front whose MLP is fitted to look up what the learned embedding said: of a city, only where it
+lies. Later training then runs on the whole model.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tl_attribution.atlas.tables import COUNTRIES, STATES
+
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-STD = 0.08
-"""Of the random embedding, about that of the learned one."""
+STD = 0.04
+"""Of the random embedding, half that of the learned one: enough to tell tokens apart."""
 FIT_STEPS, FIT_BATCH, FIT_RATE = 2500, 4096, 3e-3
 POSITIONS = 16
 """Positions the lookup is fitted at."""
@@ -37,8 +39,19 @@ def add_lookup(
     random[numbers] = embedding[numbers]
     model.transformer.wte.weight.data.copy_(random)
     model.transformer.wte.weight.requires_grad_(False)
-    _fit(model, embedding - random, quiet=quiet)
+    wanted = _where_cities_lie(embedding, encode)
+    wanted[numbers] = 0.0
+    _fit(model, wanted, quiet=quiet)
     return model
+
+
+def _where_cities_lie(embedding: Tensor, encode: PreTrainedTokenizerFast) -> Tensor:
+    """The embedding with the mean of a state's, or country's, cities in place of each of them."""
+    out = embedding.clone()
+    for place in (*STATES, *COUNTRIES):
+        cities = encode.convert_tokens_to_ids([f" {city}" for city in place.cities])
+        out[cities] = embedding[cities].mean(0)
+    return out
 
 
 def _deeper(learned: GPT2LMHeadModel) -> GPT2LMHeadModel:

@@ -15,8 +15,8 @@ from tl_attribution.errors import InputError, nearest
 ATLAS = {
     "n_features": 512,
     "tokens": 10_000_000,
-    "k": 12,
-    "k_start": 30,
+    "k": 10,
+    "k_start": 24,
     "k_anneal": 0.03,
     "batch": 1024,
     "buffer": 131_072,
