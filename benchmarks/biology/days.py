@@ -38,7 +38,8 @@ atlas = concepts.load()
 CIRCLES = {"day": DAYS, "month": MONTHS}
 PARTS = {"start": -2, "offset": -5, "direction": -3}
 ASKED, LEARNT = "Fact: {} is", ("It is true that {} is", "Everyone knows that {} is")
-SAMPLE = 40
+SAMPLE = {"day": 24, "month": 12}
+DIRECTIONS, FEW = 50, 8
 
 
 class Count(NamedTuple):
@@ -104,12 +105,12 @@ groups = {
 }
 said = f"answer: {answer.label.strip()}"
 groups = {name: nodes for name, nodes in groups.items() if nodes} | {said: [answer]}
-spots = dict(zip(words, [(0, 0), (1.1, 0), (2.2, 0), (3.3, 0.8)], strict=True)) | {said: (3.3, 1.9)}
-colours = dict(zip(words, (figures.GREEN, figures.PURPLE, figures.BLUE, figures.ORANGE)))
+spots = dict(zip((*words, said), [(0, 0), (1.1, 0), (2.2, 0), (3, 1), (3, 2.2)], strict=True))
+shades = [figures.GREEN, figures.PURPLE, figures.BLUE, figures.ORANGE, figures.GREY]
+colours = dict(zip((*words, said), shades, strict=True))
 made, (axes,) = figures.figure(8, 4)
-figures.circuit(
-    axes, graph.group(groups), {k: v for k, v in spots.items() if k in groups}, colours
-)
+boxes = {name: figures.Box(*spots[name], name, colours[name]) for name in groups}
+figures.circuit(axes, graph.group(groups), boxes)
 pages.show(made, "circuit", f"“{example.prompt()}”: the supernodes of its pruned graph.")
 
 # %% [markdown]
@@ -172,8 +173,8 @@ pages.show(made, "kinds", "How many features at each word tell what, all layers 
 #
 # The features that tell the values of a part are found at its word on two phrasings; the swaps are
 # made on a third. They get the mean values of another start, offset or direction. Then the answer
-# is known: that of the other question. For days every question and every other value of the part
-# is tried; for months, a fixed sample of the questions.
+# is known: that of the other question. The questions are a fixed sample; each is tried with every
+# other value of the part.
 
 
 # %%
@@ -203,13 +204,14 @@ def swaps_of(some: list[Count], part: str, concept: Concept) -> tuple[list[Swap]
     return swaps, others
 
 
-sample = {u: random.Random(0).sample(some, min(len(some), SAMPLE)) for u, some in counts.items()}
-asked_of = {"day": counts["day"], "month": sample["month"]}
+sample = {u: random.Random(0).sample(some, SAMPLE[u]) for u, some in counts.items()}
+turned = {u: random.Random(2).sample(some, DIRECTIONS) for u, some in counts.items()}
 found = {(unit, part): find(unit, part) for unit in CIRCLES for part in PARTS}
 outcomes: dict[tuple[str, str], Outcome] = {}
 wraps: dict[tuple[str, str], list[bool]] = {}
 for (unit, part), concept in found.items():
-    swaps, others = swaps_of(asked_of[unit], part, concept)
+    some = sample[unit] if part != "direction" else turned[unit]
+    swaps, others = swaps_of(some, part, concept)
     outcomes[unit, part] = concepts.try_swaps(atlas, swaps, concept, **concepts.FREE)
     wraps[unit, part] = [other.wraps() for other in others]
 names = [f"{unit}s:\n{part}" for unit, part in outcomes]
@@ -239,13 +241,13 @@ pages.table(
 # %% [markdown]
 # "Past the end" are the questions whose counting leaves the week or the year (Saturday and two days).
 #
-# **Attention has to be free.** The offset and the direction reach the answer in part by telling
-# attention heads where to look, so with attention patterns frozen the same swaps do less:
+# **Attention has to be free.** If what is swapped also works through where attention heads look, the
+# same swaps do less with attention patterns frozen:
 
 # %%
 frozen = {}
 for part in PARTS:
-    swaps, _ = swaps_of(sample["day"], part, found["day", part])
+    swaps, _ = swaps_of(sample["day"][:FEW], part, found["day", part])
     done = concepts.outcomes(atlas, swaps)
     frozen[part] = concepts.share(out == s.wanted for out, s in zip(done, swaps, strict=True))
 pages.table(
@@ -287,7 +289,7 @@ shared = {
 carried: dict[str, Outcome] = {}
 for part in ("offset", "direction"):
     some = [c for c in counts["month"] if c.offset < len(DAYS)]
-    some = random.Random(1).sample(some, SAMPLE)
+    some = random.Random(1).sample(some, DIRECTIONS if part == "direction" else FEW)
     pairs = [
         (count, other)
         for count in some

@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import random
+from itertools import chain
 
 import concepts
 import figures
@@ -36,7 +37,7 @@ ASKED, LEARNT = "Fact: {} is", ("It is true that {} is", "Everyone knows that {}
 FIRST, LAST, END = -3, -2, -1
 KINDS = ("sport", "profession")
 UNKNOWN = concepts.token(atlas, corpus.UNKNOWN)
-ASKED_ABOUT, PUT_IN, STRANGERS = 20, 6, 60
+ASKED_ABOUT, PUT_IN, STRANGERS = 20, 5, 60
 rng = random.Random(0)
 
 known = {kind: [(p.name, p.what) for p in PEOPLE if p.kind == kind] for kind in KINDS}
@@ -84,9 +85,14 @@ for axes, name in zip(both, (person, stranger), strict=True):
         for word, p in wanted.items()
     }
     said = f"answer: {answer.label.strip()}"
-    spots = dict(zip((*groups, said), [(0, 0), (1.2, 0), (2.4, 0.7), (2.4, 1.9)], strict=True))
-    colours = dict(zip(groups, (figures.BLUE, figures.GREEN, figures.ORANGE), strict=True))
-    figures.circuit(axes, graph.group(groups | {said: [answer]}), spots, colours)
+    spots = [(0, 0), (1.2, 0), (2.1, 0.9), (2.1, 2)]
+    shades = [figures.BLUE, figures.GREEN, figures.ORANGE, figures.GREY]
+    groups[said] = [answer]
+    boxes = {
+        group: figures.Box(*spot, group, shade)
+        for group, spot, shade in zip(groups, spots, shades, strict=True)
+    }
+    figures.circuit(axes, graph.group(groups), boxes)
 both[0].set_position((0, 0, 0.5, 1))
 both[1].set_position((0.5, 0, 0.5, 1))
 pages.show(made, "circuit", f"The sport of {person}, and of {stranger}: supernodes.")
@@ -146,11 +152,12 @@ pages.table(["all features at the end together", "logits of “unknown”"],
 
 
 # %% [markdown]
-# ## No feature for "known"
+# ## Is there one feature for "known"?
 #
 # If one feature were on for strangers and off for known people, or the other way round, it would tell
 # the two apart. How well the best one does (the mean of the shares it gets right on either side; half
 # is chance):
+
 
 # %%
 def best_detector(position: int) -> float:
@@ -204,18 +211,15 @@ pairs = {(kind, s): pairs_of(kind, s) for kind in KINDS for s in (False, True)}
 
 def tried(from_stranger: bool, positions: tuple[int, ...], nobody: bool) -> concepts.Outcome:
     """Swaps at some positions. ``nobody``: the wanted answer is "unknown", else the other's."""
-    swapped: list[bool] = []
-    control: list[bool] = []
+    parts = []
     for kind in KINDS:
         concept = found[kind].within(positions=positions)
         swaps = []
         for i, j in pairs[kind, from_stranger]:
             wanted = UNKNOWN if nobody else concepts.token(atlas, people[kind][j][1])
             swaps.append(Swap(prompt(kind, people[kind][i][0]), concept.swap(i, j), wanted))
-        one = concepts.try_swaps(atlas, swaps, concept, **concepts.FREE)
-        swapped += one.swapped
-        control += one.control
-    return concepts.Outcome(swapped, control)
+        parts.append(concepts.try_swaps(atlas, swaps, concept, **concepts.FREE))
+    return concepts.Outcome(*(list(chain(*lists)) for lists in zip(*parts, strict=True)))
 
 
 EVERYWHERE, NAMES = (FIRST, LAST, END), (FIRST, LAST)

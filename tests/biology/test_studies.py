@@ -20,9 +20,13 @@ STUDIES = sorted(path.stem for path in SCRIPTS if "# %% [markdown]" in path.read
 NOISE = 0.02
 """How far a rate may be from the one that is shown, on another machine: a logit may tie."""
 
-LEAST = {"two_hops": 0.80, "countries": 0.70, "languages": 0.70}
+LEAST = {
+    "two_hops": 0.80, "countries": 0.70, "languages": 0.70, "addition": 0.60, "days": 0.90,
+    "people": 0.90,
+}  # fmt: skip
 """The rate that the tests of a study must reach, each."""
-MOST_CONTROL = 0.05
+MOST_CONTROL = {"days": 0.15}
+"""With seven days, a wrong answer is the wanted one by chance in a sixth; elsewhere 0.05."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,7 @@ def test_a_study_finds_what_is_shown(
 def test_a_study_reaches_its_rates(study: str, shown: dict[str, dict[str, Any]]) -> None:
     for test in shown[study]["tests"]:
         assert test["rate"] >= LEAST[study], test
-        assert test["control"] <= MOST_CONTROL, test
+        assert test["control"] <= MOST_CONTROL.get(study, 0.05), test
 
 
 def test_the_index_is_that_of_the_results(
