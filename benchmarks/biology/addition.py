@@ -9,14 +9,14 @@
 # %% [markdown]
 # # Addition: how a model that has no digits adds
 #
-# Atlas has seen most of the sums of two numbers below a hundred, and adds those that it has never seen
-# too. A number is one token for it, so that it is never told that 36 ends in a 6. The model of the
-# paper adds along two ways: one finds about how large the sum is, one looks up its ones digit (what
-# ends in 6 and what ends in 9 give what ends in 5).
+# Atlas has seen most of the sums of two numbers below a hundred, and adds those that it has never
+# seen too. A number is one token for it, so that it is never told that 36 ends in a 6. The model
+# of the paper adds along two ways: one finds about how large the sum is, one looks up its ones
+# digit (what ends in 6 and what ends in 9 give what ends in 5).
 #
-# **Hypothesis.** Features at "=" hold the sum. If Atlas uses the paper's ways, some of them depend on
-# the ones digits alone. Whatever they are, giving them the values of another sum in the same ten makes
-# Atlas answer with exactly that wrong sum.
+# **Hypothesis.** Features at "=" hold the sum. If Atlas uses the paper's ways, some of them
+# depend on the ones digits alone. Whatever they are, giving them the values of another sum in the
+# same ten makes Atlas answer with exactly that wrong sum.
 
 # %%
 from __future__ import annotations
@@ -45,6 +45,7 @@ tokens = [concepts.token(atlas, str(s)) for s in range(SUMS)]
 
 
 def prompt(place: int) -> str:
+    """The question at a place of the table."""
     return FRAME.format(a=int(a[place]), b=int(b[place]))
 
 
@@ -73,6 +74,7 @@ answer = max((n for n in graph.nodes if n.kind == "logit"), key=lambda n: n.infl
 
 
 def at(position: int, layers: range | None = None) -> list[tla.Node]:
+    """The graph's features at a position, in some layers."""
     return [
         n for n in graph.nodes
         if n.kind == "feature" and n.position == position and (layers is None or n.layer in layers)
@@ -101,10 +103,11 @@ pages.show(made, "circuit", "“calc: 36 + 59 =”: the supernodes of its pruned
 # %% [markdown]
 # ## Operand plots
 #
-# A feature's activation at "=", for every pair of operands, is a picture of N × N points. Each feature
-# is put in a class: the description with the fewest classes of sums that explains nearly as much of
-# its picture as the best one, and the best at least half. Features of the sum are told apart by where
-# their mean is at least a fifth of its largest: on one narrow stretch of sums, one wide one, or several.
+# A feature's activation at "=", for every pair of operands, is a picture of N × N points. Each
+# feature is put in a class: the description with the fewest classes of sums that explains nearly
+# as much of its picture as the best one, and the best at least half. Features of the sum are told
+# apart by where their mean is at least a fifth of its largest: on one narrow stretch of sums, one
+# wide one, or several.
 
 # %%
 ones, tens = (a % 10, b % 10), (a // 10, b // 10)
@@ -161,8 +164,9 @@ pages.say(
 )
 
 # %% [markdown]
-# A feature that follows the ones digit would be a row of its own above. The pictures get finer from
-# layer to layer: places where both operands are about so large, then bands of sums, then lines.
+# A feature that follows the ones digit would be a row of its own above. The pictures get finer
+# from layer to layer: places where both operands are about so large, then bands of sums, then
+# lines.
 
 # %%
 SHOWN = 6
@@ -184,17 +188,17 @@ for row, kind in zip(axes_grid, gallery, strict=True):
     row[0].set_ylabel(kind.replace(" ", "\n", 2), fontsize=8)
 pages.show(
     made, "gallery",
-    "The best explained features of the most frequent classes: activation at “=”, second operand to the "
-    "right, first operand upwards, and the share of the picture that the class explains.",
+    "The best explained features of the most frequent classes: activation at “=”, second operand "
+    "to the right, first operand upwards, and the share of the picture that the class explains.",
 )  # fmt: skip
 
 # %% [markdown]
 # ## Exact wrong sums
 #
-# For a fixed sample of sums, the features active at "=" get the values that they have for another sum
-# of the same ten: their mean over the pairs with that sum whose first operand is at most five off. The
-# answer should be that wrong sum and no other. Then the same with one group of features alone, and with
-# attention patterns frozen.
+# For a fixed sample of sums, the features active at "=" get the values that they have for another
+# sum of the same ten: their mean over the pairs with that sum whose first operand is at most five
+# off. The answer should be that wrong sum and no other. Then the same with one group of features
+# alone, and with attention patterns frozen.
 
 # %%
 NEAR, ASKED_ABOUT, FEW = 5, 22, 8
@@ -204,6 +208,7 @@ concept = Concept(
 
 
 def wrong_sums(place: int) -> list[int]:
+    """The other sums of the same ten."""
     first = int(total[place]) // 10 * 10
     return [s for s in range(first, min(first + 10, SUMS)) if s != int(total[place])]
 
@@ -221,6 +226,7 @@ def changed(place: int, wanted: int, group: set[str] | None = None) -> list[tla.
 
 
 def swaps_with(places: list[int], group: set[str] | None = None) -> list[Swap]:
+    """Every wrong sum for each of these questions, with a group of features."""
     made = []
     for place in places:
         for wanted in wrong_sums(place):
@@ -282,8 +288,8 @@ pages.show(made, "errors", "Where the answer is not the wanted wrong sum, it is 
 # %% [markdown]
 # ## Turned off
 #
-# The features that tell the sum in the last two layers, ablated: is the answer lost, or only no longer
-# exact?
+# The features that tell the sum in the last two layers, ablated: is the answer lost, or only no
+# longer exact?
 
 # %%
 PLACES = 40

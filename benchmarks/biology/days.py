@@ -9,13 +9,14 @@
 # %% [markdown]
 # # Days and months: counting round a circle
 #
-# "The day two days after Monday" is answered by counting from Monday, and "two days after Saturday"
-# by counting past the end of the week. Atlas knows every such question for days and months.
+# "The day two days after Monday" is answered by counting from Monday, and "two days after
+# Saturday" by counting past the end of the week. Atlas knows every such question for days and
+# months.
 #
-# **Hypothesis.** Where it is asked (after or before), how far (two) and where to start (Monday) are
-# held apart, by features at these words, and put together further on. If so, changing one of the
-# three gives the answer to the question that has it, counted round the circle, whatever the other
-# two are.
+# **Hypothesis.** Where it is asked (after or before), how far (two) and where to start (Monday)
+# are held apart, by features at these words, and put together further on. If so, changing one of
+# the three gives the answer to the question that has it, counted round the circle, whatever the
+# other two are.
 
 # %%
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Count(NamedTuple):
     direction: int
 
     def prompt(self, frame: str = ASKED) -> str:
+        """The question in words."""
         words = "after" if self.direction else "before"
         number, name = NUMBER_WORDS[self.offset - 1], CIRCLES[self.unit][self.start]
         return frame.format(f"the {self.unit} {number} {self.unit}s {words} {name}")
@@ -60,9 +62,11 @@ class Count(NamedTuple):
         return self.start + (self.offset if self.direction else -self.offset)
 
     def answer(self) -> int:
+        """Where counting ends on the circle."""
         return self.place() % len(CIRCLES[self.unit])
 
     def wraps(self) -> bool:
+        """Whether counting leaves the week or the year."""
         return self.place() != self.answer()
 
 
@@ -90,8 +94,8 @@ pages.table(
 # %% [markdown]
 # ## The graph of one question
 #
-# The features of the pruned graph, grouped by the word at which they are active. An arrow says which
-# share of all that comes into the answer flows between two groups.
+# The features of the pruned graph, grouped by the word at which they are active. An arrow says
+# which share of all that comes into the answer flows between two groups.
 
 # %%
 example = Count("day", DAYS.index("Saturday"), 2, 1)
@@ -117,8 +121,8 @@ pages.show(made, "circuit", f"“{example.prompt()}”: the supernodes of its pr
 # ## What the features tell
 #
 # Every feature that varies over the table is given the simplest description that explains its
-# activations: the class means of a description with few classes must explain nearly as much of the
-# variance as those of the best one, and the best at least half.
+# activations: the class means of a description with few classes must explain nearly as much of
+# the variance as those of the best one, and the best at least half.
 
 # %%
 LIVE = 0.01
@@ -171,14 +175,15 @@ pages.show(made, "kinds", "How many features at each word tell what, all layers 
 # %% [markdown]
 # ## Changing one part
 #
-# The features that tell the values of a part are found at its word on two phrasings; the swaps are
-# made on a third. They get the mean values of another start, offset or direction. Then the answer
-# is known: that of the other question. The questions are a fixed sample; each is tried with every
-# other value of the part.
+# The features that tell the values of a part are found at its word on two phrasings; the swaps
+# are made on a third. They get the mean values of another start, offset or direction. Then the
+# answer is known: that of the other question. The questions are a fixed sample; each is tried
+# with every other value of the part.
 
 
 # %%
 def find(unit: str, part: str) -> Concept:
+    """The features that tell the values of a part, at its word."""
     first = 2 if part == "offset" else 0
     rows = [(c.prompt(f), getattr(c, part) - first) for f in LEARNT for c in counts[unit]]
     asked = Asked([prompt for prompt, _ in rows], [label for _, label in rows])
@@ -224,6 +229,7 @@ pages.show(made, "rates", "How often the answer is exactly that of the other que
 
 # %%
 def within(key: tuple[str, str], wrapped: bool) -> list[bool]:
+    """The swaps whose counting leaves the circle, or those whose does not."""
     pairs = zip(outcomes[key].swapped, wraps[key], strict=True)
     return [swapped for swapped, past in pairs if past == wrapped]
 
@@ -239,10 +245,11 @@ pages.table(
 )  # fmt: skip
 
 # %% [markdown]
-# "Past the end" are the questions whose counting leaves the week or the year (Saturday and two days).
+# "Past the end" are the questions whose counting leaves the week or the year (Saturday and two
+# days).
 #
-# **Attention has to be free.** If what is swapped also works through where attention heads look, the
-# same swaps do less with attention patterns frozen:
+# **Attention has to be free.** If what is swapped also works through where attention heads look,
+# the same swaps do less with attention patterns frozen:
 
 # %%
 frozen = {}
@@ -258,9 +265,9 @@ pages.table(
 # %% [markdown]
 # ## Shared by days and months
 #
-# Offset and direction mean the same for days and for months, so Atlas could have one set of features
-# for both. Counted are the features that tell one value or another, and how many tell the same
-# value in both circles.
+# Offset and direction mean the same for days and for months, so Atlas could have one set of
+# features for both. Counted are the features that tell one value or another, and how many tell
+# the same value in both circles.
 
 # %%
 OFFSETS = len(DAYS) - 2

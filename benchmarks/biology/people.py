@@ -9,12 +9,13 @@
 # %% [markdown]
 # # Known and unknown people
 #
-# Asked for the sport of Michael Jordan, Atlas answers; asked for that of a first and a last name that
-# it knows from two different people, it answers "unknown". So what it knows is the pair, not a name.
+# Asked for the sport of Michael Jordan, Atlas answers; asked for that of a first and a last name
+# that it knows from two different people, it answers "unknown". So what it knows is the pair, not
+# a name.
 #
-# **Hypothesis.** The features at the two names together stand for the person. Given another person's
-# features, Atlas answers about that person, even where it was asked about a stranger; given only
-# one name's, the pair is nobody's, and it answers "unknown".
+# **Hypothesis.** The features at the two names together stand for the person. Given another
+# person's features, Atlas answers about that person, even where it was asked about a stranger;
+# given only one name's, the pair is nobody's, and it answers "unknown".
 
 # %%
 from __future__ import annotations
@@ -25,7 +26,6 @@ from itertools import chain
 import concepts
 import figures
 import pages
-import torch
 from concepts import Asked, Concept, Swap
 
 import tl_attribution as tla
@@ -48,10 +48,12 @@ for kind in KINDS:
 
 
 def prompt(kind: str, name: str, frame: str = ASKED) -> str:
+    """The question about a person."""
     return frame.format(f"the {kind} of {name}")
 
 
 def right(kind: str, people: list[tuple[str, str]]) -> float:
+    """The share of people about whom Atlas answers rightly."""
     said = concepts.answers(atlas, [prompt(kind, name) for name, _ in people])
     pairs = zip(said, people, strict=True)
     return concepts.share(token == concepts.token(atlas, what) for token, (_, what) in pairs)
@@ -65,8 +67,8 @@ pages.table(
 # %% [markdown]
 # ## Two graphs
 #
-# A known person and a stranger with the same first name: the influence between the names' features,
-# those at the end, and the answer.
+# A known person and a stranger with the same first name: the influence between the names'
+# features, those at the end, and the answer.
 
 # %%
 person = known["sport"][0][0]
@@ -100,8 +102,9 @@ pages.show(made, "circuit", f"The sport of {person}, and of {stranger}: supernod
 # %% [markdown]
 # ## What promotes "unknown", and what holds it back
 #
-# In the graph of the one answer "unknown", an edge from a feature at the end into the answer is what
-# the feature adds to it, beside the mean of all answers. Summed by layer, for people and strangers:
+# In the graph of the one answer "unknown", an edge from a feature at the end into the answer is
+# what the feature adds to it, beside the mean of all answers. Summed by layer, for people and
+# strangers:
 
 # %%
 PUSHED = 10
@@ -113,7 +116,7 @@ def pushes(kind: str, name: str) -> dict[int, tuple[float, float]]:
         atlas.model, prompt(kind, name), atlas.dictionary, targets=[f" {corpus.UNKNOWN}"]
     )
     row = next(i for i, n in enumerate(graph.nodes) if n.kind == "logit")
-    sums = {layer: (0.0, 0.0) for layer in range(atlas.dictionary.n_layers)}
+    sums = dict.fromkeys(range(atlas.dictionary.n_layers), (0.0, 0.0))
     last = len(graph.about.tokens) - 1
     for column, node in enumerate(graph.nodes):
         if node.kind == "feature" and node.position == last:
@@ -144,8 +147,8 @@ axes.set_ylabel("added to “unknown” (logits)")
 axes.legend()
 pages.show(
     made, "unknown",
-    f"What promotes “unknown” (above zero) and what holds it back (below, paler): means over {PUSHED} "
-    "people each.",
+    f"What promotes “unknown” (above zero) and what holds it back (below, paler): means over "
+    f"{PUSHED} people each.",
 )  # fmt: skip
 pages.table(["all features at the end together", "logits of “unknown”"],
             [[label, f"{value:+.2f}"] for label, value in net.items()])  # fmt: skip
@@ -154,13 +157,14 @@ pages.table(["all features at the end together", "logits of “unknown”"],
 # %% [markdown]
 # ## Is there one feature for "known"?
 #
-# If one feature were on for strangers and off for known people, or the other way round, it would tell
-# the two apart. How well the best one does (the mean of the shares it gets right on either side; half
-# is chance):
+# If one feature were on for strangers and off for known people, or the other way round, it would
+# tell the two apart. How well the best one does (the mean of the shares it gets right on either
+# side; half is chance):
 
 
 # %%
 def best_detector(position: int) -> float:
+    """How well the best feature at a position tells known people from strangers."""
     on = []
     for people in (known, strangers):
         asked = [prompt(kind, name) for kind in KINDS for name, _ in people[kind]]
@@ -175,12 +179,13 @@ pages.table(["features at", "best single feature"], [[w, share] for w, share in 
 # %% [markdown]
 # ## One person in place of another
 #
-# Every person and every stranger of the sample is a class. The features that tell one are found in two
-# phrasings, and the swaps are made in a third.
+# Every person and every stranger of the sample is a class. The features that tell one are found
+# in two phrasings, and the swaps are made in a third.
 
 
 # %%
 def find(kind: str) -> Concept:
+    """The features that tell each person, known or not."""
     people = known[kind] + strangers[kind]
     rows = [(prompt(kind, n, frame), i) for frame in LEARNT for i, (n, _) in enumerate(people)]
     asked = Asked([one for one, _ in rows], [label for _, label in rows])
@@ -193,7 +198,7 @@ N_KNOWN = len(known["sport"])
 
 
 def pairs_of(kind: str, from_stranger: bool) -> list[tuple[int, int]]:
-    """(who is asked about, whose features are put in): people with another answer, no shared name."""
+    """Who is asked about and whose features are put in: another answer, no name shared."""
     pool = range(N_KNOWN, N_KNOWN + STRANGERS) if from_stranger else range(N_KNOWN)
     pairs = []
     for source in rng.sample(pool, ASKED_ABOUT // 2):
@@ -237,8 +242,8 @@ pages.table(
 # %% [markdown]
 # ## Half a person
 #
-# Only one name's features of another known person make a pair that nobody has. The answer should be
-# "unknown", though the words asked about still are those of a known person:
+# Only one name's features of another known person make a pair that nobody has. The answer should
+# be "unknown", though the words asked about still are those of a known person:
 
 # %%
 half = {
@@ -253,14 +258,15 @@ pages.table(
 # %% [markdown]
 # ## Known-name features, turned on for a stranger
 #
-# Instead of one person's features, those at the end that tell known people from strangers in the mean.
-# If "known" were one thing, they would make Atlas name something for a stranger, and their opposite
-# would make it say "unknown" about a known person. Last, a person's own features are turned off at
-# both names.
+# Instead of one person's features, those at the end that tell known people from strangers in the
+# mean. If "known" were one thing, they would make Atlas name something for a stranger, and their
+# opposite would make it say "unknown" about a known person. Last, a person's own features are
+# turned off at both names.
 
 
 # %%
 def as_group(kind: str) -> Concept:
+    """The features at the end that tell known people from strangers."""
     rows = [(prompt(kind, n), 0) for n, _ in known[kind]]
     rows += [(prompt(kind, n), 1) for n, _ in strangers[kind]]
     asked = Asked([one for one, _ in rows], [label for _, label in rows])
@@ -278,15 +284,17 @@ for kind in KINDS:
     some_strangers = rng.sample(range(N_KNOWN, N_KNOWN + STRANGERS), ASKED_ABOUT)
     some_known = rng.sample(range(N_KNOWN), ASKED_ABOUT)
     own = found[kind].within(positions=NAMES)
-    for name, some, changes, concept in (
-        ("strangers made known: something named", some_strangers,
-         lambda i: group.swap(STRANGE, KNOWN), group),
-        ("known made strange: “unknown”", some_known, lambda i: group.swap(KNOWN, STRANGE), group),
-        ("own features off: “unknown”", some_known, lambda i: [
-            tla.Intervention.ablate(c.layer, c.position, c.feature) for c in own.swap(i, i)
-        ], own),
-    ):  # fmt: skip
-        swaps = [Swap(prompt(kind, people[kind][i][0]), changes(i), UNKNOWN) for i in some]
+    made_known, made_strange = group.swap(STRANGE, KNOWN), group.swap(KNOWN, STRANGE)
+    off = {
+        i: [tla.Intervention.ablate(c.layer, c.position, c.feature) for c in own.swap(i, i)]
+        for i in some_known
+    }
+    for name, changes, concept in (
+        ("strangers made known: something named", dict.fromkeys(some_strangers, made_known), group),
+        ("known made strange: “unknown”", dict.fromkeys(some_known, made_strange), group),
+        ("own features off: “unknown”", off, own),
+    ):
+        swaps = [Swap(prompt(kind, people[kind][i][0]), c, UNKNOWN) for i, c in changes.items()]
         one = concepts.try_swaps(atlas, swaps, concept, **concepts.FREE)
         known_wanted = name.startswith("strangers")
         rows[name] += [s != known_wanted for s in one.swapped]
