@@ -41,17 +41,16 @@ RELATIONS = {
     for name in ("capital", "currency", "language", "continent")
 }
 CITY, END = -2, -1
-THRESHOLD = 0.05
+THRESHOLD = 0.1
 N = len(COUNTRIES)
 
 # %% [markdown]
 # ## The features of a country
 #
-# For each of the four questions, a country's features are found on the others ("the country
-# containing … is" and the remaining three), with all cities but the one that is tested: the first
-# of each country. They are those that are more active there than in other countries, in one of the
-# questions at least. The values to hold them at are means over the other cities of the country,
-# when the question itself is asked.
+# A country's features are found on "the country containing … is", which asks for none of the four
+# things, with all cities but the one that is tested: the first of each country. They are those
+# that are more active there than in other countries. The values to hold them at are means over the
+# other cities of a country, when the question itself is asked.
 
 # %%
 tested = [c.cities[0] for c in COUNTRIES]
@@ -65,16 +64,9 @@ def about_others(question: str) -> Asked:
 
 
 def country_features(relation: str) -> concepts.Concept:
-    """What tells the countries apart, found on other questions than the relation's."""
-    asked = [COUNTRY, *(q for r, q in RELATIONS.items() if r != relation)]
-    return concepts.find_concept(
-        atlas,
-        [about_others(question) for question in asked],
-        about_others(RELATIONS[relation]),
-        (CITY, END),
-        THRESHOLD,
-        every=False,
-    )
+    """What tells the countries apart, with the values that it has when this is asked."""
+    values = about_others(RELATIONS[relation])
+    return concepts.find_concept(atlas, [about_others(COUNTRY)], values, (CITY, END), THRESHOLD)
 
 
 country = {relation: country_features(relation) for relation in RELATIONS}

@@ -35,7 +35,7 @@ PROMPT = "Fact: the capital of the state containing {} is"
 STATE = "Fact: the state containing {} is"
 REGION = "Fact: the region of the state containing {} is"
 CITY, END = -2, -1
-THRESHOLD = 0.05
+THRESHOLD = 0.1
 
 N = len(STATES)
 TEXAS = [s.name for s in STATES].index("Texas")
@@ -46,13 +46,13 @@ capitals = [concepts.token(atlas, s.capital) for s in STATES]
 #
 # One city of each state is set aside for the test: Dallas, and for the other states one whose
 # question was held out of training, where there is one. A state's features are looked for with all
-# the *other* cities, and on *other* questions: "the state containing … is" and "the region of the
-# state containing … is", at the city and at the last word. Neither asks for a capital, so a
-# feature that merely says "Austin" has no reason to be among them.
+# the *other* cities, and on *another* question: "the state containing … is", at the city and at
+# the last word. It does not ask for a capital, so a feature that merely says "Austin" has no
+# reason to be among them.
 #
-# A feature belongs to a state if its activation is higher there than in the other states, on
-# average and in either question, by more than a threshold, as a share of its highest mean in any
-# state.
+# A feature belongs to a state if its mean activation there is higher than in the other states, by
+# more than a threshold, as a share of its highest mean in any state. A stricter choice is tried
+# further down: features that tell the state in this question *and* when its region is asked for.
 
 # %%
 held_out = concepts.held_out()
@@ -75,12 +75,10 @@ def about_others(question: str) -> Asked:
     return Asked([question.format(city) for city, _ in others], [i for _, i in others])
 
 
-def state_features(threshold: float) -> concepts.Concept:
+def state_features(threshold: float, *questions: str) -> concepts.Concept:
     """What tells the states apart, with the values that it has when the capital is asked."""
-    asked = [about_others(STATE), about_others(REGION)]
-    return concepts.find_concept(
-        atlas, asked, about_others(PROMPT), (CITY, END), threshold, every=False
-    )
+    asked = [about_others(question) for question in questions or (STATE,)]
+    return concepts.find_concept(atlas, asked, about_others(PROMPT), (CITY, END), threshold)
 
 
 state = state_features(THRESHOLD)
@@ -229,7 +227,7 @@ def rate(concept: concepts.Concept) -> float:
     return concepts.share(answer == s.wanted for answer, s in done)
 
 
-by_size = [(t, c.size(), rate(c)) for t in (0.8, 0.5, 0.2, 0.1, THRESHOLD)
+by_size = [(t, c.size(), rate(c)) for t in (0.8, 0.5, 0.3, 0.2, THRESHOLD)
            for c in [state_features(t)]]  # fmt: skip
 pages.table(
     ["threshold", "features of a state, mean", "wanted answer"],
@@ -240,6 +238,7 @@ pages.table(
 parts = {
     **{f"layers 0–{top}" if top else "layer 0": state.within(layers=range(top + 1))
        for top in range(atlas.dictionary.n_layers)},
+    "when the region is asked, too": state_features(THRESHOLD, STATE, REGION),
     "at the city": state.within(positions=[CITY]),
     "at the end": state.within(positions=[END]),
 }  # fmt: skip
@@ -257,7 +256,7 @@ left.set_title("More features")
 figures.percent(left, "wanted answer")
 right_axes.barh(list(by_part), [r for _, r in by_part.values()], color=figures.BLUE)
 right_axes.invert_yaxis()
-right_axes.set_title("Some layers, one position")
+right_axes.set_title("Some of them only")
 figures.percent(right_axes, "wanted answer", "x")
 pages.show(
     figure, "size", "What a swap needs: many features, early and middle layers, both places."

@@ -21,8 +21,10 @@ NOISE = 0.02
 """How far a rate may be from the one that is shown, on another machine: a logit may tie."""
 
 LEAST = {"two_hops": 0.80, "countries": 0.70, "languages": 0.70}
-"""The rate that the tests of a study must reach, each."""
-MOST_CONTROL = 0.05
+"""The rate that each test of a study must reach."""
+MOST_CONTROL = {"two_hops": 0.05, "countries": 0.10, "languages": 0.10}
+"""What its control may reach. Where few answers are possible, or a disturbed question falls back on
+its commoner answer, some come by chance."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_a_study_finds_what_is_shown(
 def test_a_study_reaches_its_rates(study: str, shown: dict[str, dict[str, Any]]) -> None:
     for test in shown[study]["tests"]:
         assert test["rate"] >= LEAST[study], test
-        assert test["control"] <= MOST_CONTROL, test
+        assert test["control"] <= MOST_CONTROL[study], test
 
 
 def test_the_index_is_that_of_the_results(
