@@ -125,11 +125,11 @@ groups = {
 }
 graph = graph.group(groups)
 boxes = {
-    "Dallas": figures.Box(1.3, 0, "“Dallas”", figures.GREY),
+    "Dallas": figures.Box(1.5, 0, "“Dallas”", figures.GREY),
     "before": figures.Box(0, 0.9, "words before\nthe city", figures.PURPLE),
     "Texas, city": figures.Box(1, 1, "Texas\n(at the city)", figures.BLUE),
-    "others, city": figures.Box(1.9, 0.9, "other features\nat the city", figures.GREY),
-    "Texas, end": figures.Box(1.25, 2.1, "Texas\n(at the end)", figures.BLUE),
+    "others, city": figures.Box(2.3, 0.9, "other features\nat the city", figures.GREY),
+    "Texas, end": figures.Box(1.15, 2.05, "Texas\n(at the end)", figures.BLUE),
     "others, end": figures.Box(0.1, 2.1, "other features\nat the end", figures.GREY),
     "Austin": figures.Box(0.75, 3, "“Austin”", figures.GREEN),
 }
