@@ -35,7 +35,7 @@ PROMPT = "Fact: the capital of the state containing {} is"
 STATE = "Fact: the state containing {} is"
 REGION = "Fact: the region of the state containing {} is"
 CITY, END = -2, -1
-THRESHOLD = 0.1
+THRESHOLD = 0.05
 
 N = len(STATES)
 TEXAS = [s.name for s in STATES].index("Texas")
@@ -188,7 +188,7 @@ def rate(concept: concepts.Concept) -> float:
     return concepts.share(answer == s.wanted for answer, s in done)
 
 
-by_size = [(t, c.size(), rate(c)) for t in (0.8, 0.5, 0.3, 0.2, THRESHOLD)
+by_size = [(t, c.size(), rate(c)) for t in (0.8, 0.5, 0.2, 0.1, THRESHOLD)
            for c in [state_features(t)]]  # fmt: skip
 pages.table(
     ["threshold", "features of a state, mean", "wanted answer"],
