@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.text import Text
 
 import tl_attribution as tla
 
@@ -74,7 +75,7 @@ def beside_control(
             axes.text(place, value + 0.015, f"{100 * value:.0f}%", ha="center", fontsize=9)
     axes.set_xticks(range(len(names)), names)
     percent(axes, "wanted answer")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 class Box(NamedTuple):
@@ -90,34 +91,38 @@ def circuit(axes: Axes, graph: tla.Graph, boxes: Mapping[str, Box], least: float
     """Draw supernodes of a graph, by name. Arrows are the influence on the answer that flows from
     one to another, from ``least`` on."""
     nodes = graph.supernodes()
-    at = {name: nodes.find(name) for name in boxes}
+    drawn = {name: _box(axes, box) for name, box in boxes.items()}
     for target, source in itertools.permutations(boxes, 2):
-        size = float(nodes.flow[at[target], at[source]])
+        size = float(nodes.flow[nodes.find(target), nodes.find(source)])
         if size >= least:
-            _arrow(axes, boxes[source], boxes[target], size)
-    for x, y, label, colour in boxes.values():
-        axes.plot([x], [y], alpha=0)  # text alone does not widen the axes
-        axes.text(
-            x, y, label, ha="center", va="center", color=PAPER, fontsize=10, zorder=3,
-            bbox={"boxstyle": "round,pad=0.5", "facecolor": colour, "edgecolor": PAPER,
-                  "linewidth": 2},
-        )  # fmt: skip
+            _arrow(axes, drawn[source], drawn[target], size)
     axes.set_axis_off()
     axes.figure.set_layout_engine("none")
     axes.set_position((0, 0, 1, 1))
     axes.margins(0.2, 0.14)
 
 
-def _arrow(axes: Axes, source: Box, target: Box, size: float) -> None:
+def _box(axes: Axes, box: Box) -> Text:
+    axes.plot([box.x], [box.y], alpha=0)  # text alone does not widen the axes
+    return axes.text(
+        box.x, box.y, box.label, ha="center", va="center", color=PAPER, fontsize=10, zorder=2,
+        bbox={"boxstyle": "round,pad=0.5", "facecolor": box.colour, "edgecolor": PAPER,
+              "linewidth": 2},
+    )  # fmt: skip
+
+
+def _arrow(axes: Axes, source: Text, target: Text, size: float) -> None:
+    ends = source.get_position(), target.get_position()
     axes.add_patch(
         FancyArrowPatch(
-            source[:2], target[:2], arrowstyle="-|>", mutation_scale=12, shrinkA=20, shrinkB=24,
-            zorder=1, linewidth=0.8 + 14 * size, color=INK, alpha=0.45,
+            *ends, patchA=source.get_bbox_patch(), patchB=target.get_bbox_patch(), shrinkA=1,
+            shrinkB=3, arrowstyle="-|>", mutation_scale=12, zorder=3,  # once the boxes have a size
+            linewidth=0.8 + 14 * size, color=INK, alpha=0.45,
         )
     )  # fmt: skip
-    x, y = (0.55 * a + 0.45 * b for a, b in zip(source[:2], target[:2], strict=True))
+    x, y = (0.55 * a + 0.45 * b for a, b in zip(*ends, strict=True))
     axes.text(
-        x, y, f"{100 * size:.0f}%", fontsize=8, ha="center", va="center", zorder=2, color=INK,
+        x, y, f"{100 * size:.0f}%", fontsize=8, ha="center", va="center", zorder=4, color=INK,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.85},
     )  # fmt: skip
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -45,28 +47,33 @@ def execute(study: str) -> NotebookNode:
         "language_info": {"name": "python"},
     }
     for cell in notebook.cells:
-        _drop_stderr(cell)
+        _drop(cell, lambda output: output.get("name") == "stderr")  # progress bars and the like
     return notebook
 
 
-def _drop_stderr(cell: NotebookNode) -> None:
-    """Progress bars and the like are no part of a page."""
+def _drop(cell: NotebookNode, unwanted: Callable[[NotebookNode], bool]) -> None:
     if "outputs" in cell:
-        cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+        cell.outputs = [output for output in cell.outputs if not unwanted(output)]
+
+
+def _is_results(output: NotebookNode) -> bool:
+    return RESULTS in output.get("data", {})
 
 
 def results_of(notebook: NotebookNode) -> dict[str, Any]:
     """What the study handed over with ``pages.finish``."""
     for cell in reversed(notebook.cells):
         for output in cell.get("outputs", []):
-            if RESULTS in output.get("data", {}):
+            if _is_results(output):
                 return dict(output.data[RESULTS])
     raise SystemExit("the study does not end with pages.finish(results)")
 
 
 def page(study: str, notebook: NotebookNode) -> tuple[str, dict[str, bytes]]:
     """The study's text, tables and figures as Markdown, without code; figures by file name."""
-    shown = NotebookNode(notebook, cells=[c for c in notebook.cells if not _is_results(c)])
+    shown = deepcopy(notebook)
+    for cell in shown.cells:
+        _drop(cell, _is_results)
     body, resources = MarkdownExporter(exclude_input=True).from_notebook_node(
         shown, resources={"unique_key": study, "output_files_dir": ""}
     )
@@ -83,10 +90,6 @@ def page(study: str, notebook: NotebookNode) -> tuple[str, dict[str, bytes]]:
     lines = [line.rstrip() for line in f"{body.strip()}\n\n---\n\n{foot}\n".splitlines()]
     tidy = [a for a, b in zip(lines, ["x", *lines], strict=False) if a or b]
     return "\n".join(tidy) + "\n", figures
-
-
-def _is_results(cell: NotebookNode) -> bool:
-    return any(RESULTS in output.get("data", {}) for output in cell.get("outputs", []))
 
 
 def _figure_names(notebook: NotebookNode) -> list[str]:

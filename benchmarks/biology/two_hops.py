@@ -20,10 +20,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 import concepts
 import figures
+import hops
 import pages
 from concepts import Asked, Swap
 
@@ -46,13 +46,13 @@ capitals = [concepts.token(atlas, s.capital) for s in STATES]
 #
 # One city of each state is set aside for the test: Dallas, and for the other states one whose
 # question was held out of training, where there is one. A state's features are looked for with all
-# the *other* cities, and on *other* questions: "the state containing … is" and "the region of the
-# state containing … is", at the city and at the last word. Neither asks for a capital, so a
-# feature that merely says "Austin" has no reason to be among them.
+# the *other* cities, and on *another* question: "the state containing … is", at the city and at
+# the last word. It does not ask for a capital, so a feature that merely says "Austin" has no
+# reason to be among them.
 #
-# A feature belongs to a state if its activation is higher there than in the other states, on
-# average and in either question, by more than a threshold, as a share of its highest mean in any
-# state.
+# A feature belongs to a state if its mean activation there is higher than in the other states, by
+# more than a threshold, as a share of its highest mean in any state. A stricter choice is tried
+# further down: features that tell the state in this question *and* when its region is asked for.
 
 # %%
 held_out = concepts.held_out()
@@ -75,12 +75,10 @@ def about_others(question: str) -> Asked:
     return Asked([question.format(city) for city, _ in others], [i for _, i in others])
 
 
-def state_features(threshold: float) -> concepts.Concept:
+def state_features(threshold: float, *questions: str) -> concepts.Concept:
     """What tells the states apart, with the values that it has when the capital is asked."""
-    asked = [about_others(STATE), about_others(REGION)]
-    return concepts.find_concept(
-        atlas, asked, about_others(PROMPT), (CITY, END), threshold, every=False
-    )
+    asked = [about_others(question) for question in questions or (STATE,)]
+    return concepts.find_concept(atlas, asked, about_others(PROMPT), (CITY, END), threshold)
 
 
 state = state_features(THRESHOLD)
@@ -100,60 +98,21 @@ pages.table(
 
 # %%
 graph = tla.attribute(atlas.model, PROMPT.format("Dallas"), atlas.dictionary)
-last = len(graph.about.tokens) - 1
-
-
-def is_texas(node: tla.Node) -> bool:
-    """Whether a node is a feature of Texas, at the city or at the end."""
-    at = node.position - last + 1
-    if node.kind != "feature" or at not in (0, 1):
-        return False
-    return bool(state.members[TEXAS, at, node.layer, node.index])
-
-
-def features(at: int, texas: bool) -> Callable[[tla.Node], bool]:
-    """The features at a position (counted from the end) that are of Texas, or are not."""
-    return lambda n: n.kind == "feature" and n.position == last + 1 + at and is_texas(n) == texas
-
-
-groups = {
-    "Dallas": lambda n: n.kind == "token" and n.label.strip() == "Dallas",
-    "before": lambda n: n.kind == "feature" and n.position < last - 1,
-    "Texas, city": features(CITY, True),
-    "others, city": features(CITY, False),
-    "Texas, end": features(END, True),
-    "others, end": features(END, False),
-    "Austin": lambda n: n.kind == "logit" and n.label.strip() == "Austin",
-}
-graph = graph.group(groups)
-boxes = {
-    "Dallas": figures.Box(1.3, 0, "“Dallas”", figures.GREY),
-    "before": figures.Box(0, 0.9, "words before\nthe city", figures.PURPLE),
-    "Texas, city": figures.Box(1, 1, "Texas\n(at the city)", figures.BLUE),
-    "others, city": figures.Box(1.9, 0.9, "other features\nat the city", figures.GREY),
-    "Texas, end": figures.Box(1.25, 2.1, "Texas\n(at the end)", figures.BLUE),
-    "others, end": figures.Box(0.1, 2.1, "other features\nat the end", figures.GREY),
-    "Austin": figures.Box(0.75, 3, "“Austin”", figures.GREEN),
-}
-figure, (axes,) = figures.figure(7.5, 5.4)
-figures.circuit(axes, graph, boxes)
+texas = state.members[TEXAS]
 pages.show(
-    figure,
+    hops.draw(hops.grouped(graph, texas), "Texas"),
     "graph",
     "The Dallas question's graph. Numbers: the influence on the answer that flows from one "
     "supernode to another. Other tokens, positions and errors are not drawn, nor flows below 1%.",
 )
 
 # %%
-paths = graph.paths(groups["Dallas"], groups["Austin"], n=400)
-through = [any(is_texas(graph.nodes[row]) for row in path.nodes) for path in paths]
-strength = sum(p.strength for p in paths)
-via_state = sum(p.strength for p, t in zip(paths, through, strict=True) if t) / strength
+via_state = hops.through(graph, texas)
 scores = graph.scores()
 pages.table(
-    ["strongest paths from “Dallas” to “Austin”", "of their strength, through Texas",
+    ["strength of the paths from “Dallas” to “Austin” that lead through Texas",
      "replacement score", "completeness"],
-    [[len(paths), float(via_state), f"{scores.replacement:.3f}", f"{scores.completeness:.3f}"]],
+    [[via_state, f"{scores.replacement:.3f}", f"{scores.completeness:.3f}"]],
 )  # fmt: skip
 
 # %% [markdown]
@@ -240,6 +199,7 @@ pages.table(
 parts = {
     **{f"layers 0–{top}" if top else "layer 0": state.within(layers=range(top + 1))
        for top in range(atlas.dictionary.n_layers)},
+    "when the region is asked, too": state_features(THRESHOLD, STATE, REGION),
     "at the city": state.within(positions=[CITY]),
     "at the end": state.within(positions=[END]),
 }  # fmt: skip
@@ -257,7 +217,7 @@ left.set_title("More features")
 figures.percent(left, "wanted answer")
 right_axes.barh(list(by_part), [r for _, r in by_part.values()], color=figures.BLUE)
 right_axes.invert_yaxis()
-right_axes.set_title("Some layers, one position")
+right_axes.set_title("Some of them only")
 figures.percent(right_axes, "wanted answer", "x")
 pages.show(
     figure, "size", "What a swap needs: many features, early and middle layers, both places."
@@ -286,7 +246,7 @@ pages.finish(
     "Two hops",
     [pages.Test("state → another state", len(swaps), outcome.rate, outcome.control_rate)],
     features_of_a_state=state.size(),
-    paths_through_the_state=float(via_state),
+    paths_through_the_state=via_state,
     never_trained_on=by_source["questions never trained on"],
     trained_on=by_source["questions trained on"],
     by_part={name: r for name, (_, r) in by_part.items()},
