@@ -13,7 +13,7 @@
 # Saturday" by counting past the end of the week. Atlas knows every such question for days and
 # months.
 #
-# **Hypothesis.** Where it is asked (after or before), how far (two) and where to start (Monday)
+# **Hypothesis.** Which way to count (after or before), how far (two) and where to start (Monday)
 # are held apart, by features at these words, and put together further on. If so, changing one of
 # the three gives the answer to the question that has it, counted round the circle, whatever the
 # other two are.
@@ -252,14 +252,17 @@ pages.table(
 # the same swaps do less with attention patterns frozen:
 
 # %%
-frozen = {}
+frozen: dict[str, tuple[float, float]] = {}
 for part in PARTS:
-    swaps, _ = swaps_of(sample["day"][:FEW], part, found["day", part])
+    some = (turned if part == "direction" else sample)["day"][:FEW]
+    swaps, _ = swaps_of(some, part, found["day", part])
     done = concepts.outcomes(atlas, swaps)
-    frozen[part] = concepts.share(out == s.wanted for out, s in zip(done, swaps, strict=True))
+    free = outcomes["day", part].swapped[: len(swaps)]
+    stuck = concepts.share(out == s.wanted for out, s in zip(done, swaps, strict=True))
+    frozen[part] = concepts.share(free), stuck
 pages.table(
-    ["changed (days)", "attention free", "attention frozen (a sample)"],
-    [[part, outcomes["day", part].rate, frozen[part]] for part in PARTS],
+    [f"changed ({FEW} questions about days)", "attention free", "attention frozen"],
+    [[part, *rates] for part, rates in frozen.items()],
 )
 
 # %% [markdown]
@@ -329,7 +332,7 @@ pages.finish(
     tests,
     answered_rightly=right,
     past_the_end={f"{u}s: {p}": concepts.share(within((u, p), True)) for u, p in outcomes},
-    with_attention_frozen=frozen,
+    attention_free_and_frozen=frozen,
     shared_features=shared,
     days_features_in_months={p: [o.rate, o.control_rate] for p, o in carried.items()},
 )

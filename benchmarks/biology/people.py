@@ -243,7 +243,9 @@ pages.table(
 # ## Half a person
 #
 # Only one name's features of another known person make a pair that nobody has. The answer should
-# be "unknown", though the words asked about still are those of a known person:
+# be "unknown", though the words asked about still are those of a known person. "Unknown" is also
+# what a name that is disturbed anyhow may end in, so here the control says how much of it is
+# that:
 
 # %%
 half = {

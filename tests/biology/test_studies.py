@@ -26,11 +26,11 @@ LEAST = {
 }  # fmt: skip
 """The rate that each test of a study must reach."""
 MOST_CONTROL = {
-    "two_hops": 0.05, "countries": 0.10, "languages": 0.10, "addition": 0.05, "days": 0.15,
+    "two_hops": 0.05, "countries": 0.10, "languages": 0.10, "addition": 0.05, "days": 0.25,
     "people": 0.05,
 }  # fmt: skip
-"""What its control may reach. Where few answers are possible (seven days), or a disturbed question
-falls back on its commoner answer, some come by chance."""
+"""What its control may reach. Where few answers are possible (seven days, two directions), or a
+disturbed question falls back on its commoner answer, some come by chance."""
 
 
 @pytest.fixture(scope="module")
