@@ -285,6 +285,8 @@ for at, (axes, title) in enumerate(zip(panels, titles, strict=True)):
     axes.set_xlabel("layer")
     axes.set_title(title)
     figures.percent(axes, "features shared" if at == 0 else "")
+    axes.set_ylim(0, 0.3)
+    axes.set_yticks([0, 0.1, 0.2, 0.3])
 panels[0].legend(loc="upper left")
 pages.show(figure, "shared", "Features that two languages share, by layer, beside a baseline.")
 pages.table(
