@@ -297,7 +297,7 @@ pages.table(
 # %% [markdown]
 # At the end, where the answer is made, two languages share more for the same word than for
 # different ones: something of the meaning is common to them. At the operand itself they share
-# about as little as chance has it. That is why the operand can be changed, but the language of the
+# about as little as chance has it. It fits that the operand can be changed, but the language of the
 # question cannot be changed alone: most of what Atlas knows of a word it knows once for each
 # language.
 #
