@@ -285,6 +285,8 @@ for at, (axes, title) in enumerate(zip(panels, titles, strict=True)):
     axes.set_xlabel("layer")
     axes.set_title(title)
     figures.percent(axes, "features shared" if at == 0 else "")
+    axes.set_ylim(0, 0.3)
+    axes.set_yticks([0, 0.1, 0.2, 0.3])
 panels[0].legend(loc="upper left")
 pages.show(figure, "shared", "Features that two languages share, by layer, beside a baseline.")
 pages.table(
@@ -295,7 +297,7 @@ pages.table(
 # %% [markdown]
 # At the end, where the answer is made, two languages share more for the same word than for
 # different ones: something of the meaning is common to them. At the operand itself they share
-# about as little as chance has it. That is why the operand can be changed, but the language of the
+# about as little as chance has it. It fits that the operand can be changed, but the language of the
 # question cannot be changed alone: most of what Atlas knows of a word it knows once for each
 # language.
 #

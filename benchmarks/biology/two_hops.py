@@ -220,7 +220,7 @@ right_axes.invert_yaxis()
 right_axes.set_title("Some of them only")
 figures.percent(right_axes, "wanted answer", "x")
 pages.show(
-    figure, "size", "What a swap needs: many features, early and middle layers, both places."
+    figure, "size", "What a swap needs: many features, those of all layers, and both positions."
 )
 
 # %% [markdown]
