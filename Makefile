@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= all,test,dev
+EXTRAS ?= all,test,docs,dev
 ARGS ?= -m "not browser"
 JOBS ?= 2
 
@@ -13,7 +13,7 @@ READY := $(VENV)/ready
 PROMPT := Fact: the capital of the state containing Dallas is
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lint format clean
+.PHONY: help setup demo biology test browser lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -30,6 +30,9 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 demo: $(READY)  ## Trace the Dallas prompt on the bundled model and write its graph to demo/
 	HF_HUB_OFFLINE=1 $(BIN)/tl-attribution trace "$(PROMPT)" \
 		--out demo/dallas.safetensors --json demo/dallas.json --html demo/dallas.html
+
+biology: $(READY)  ## Run the studies of Atlas and write their pages to docs/biology
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/biology/run.py
 
 test: $(READY)  ## Run the tests; ARGS="-m 'not slow'" picks some, JOBS=8 uses more processors
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)

@@ -1,0 +1,79 @@
+"""The graph of a question with two hops, as a drawing: what is known of the thing that the prompt
+names (a city), the inner step (its state, its country), and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import figures
+from jaxtyping import Bool
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import tl_attribution as tla
+
+Step = Bool[Tensor, "position layer feature"]
+"""The features of the inner step, at the city (the last token but one) and at the end."""
+Test = Callable[[tla.Node], bool]
+
+
+def is_step(graph: tla.Graph, step: Step) -> Test:
+    """Whether a node is a feature of the inner step."""
+    first = len(graph.about.tokens) - 2
+
+    def test(node: tla.Node) -> bool:
+        if node.kind != "feature" or node.position < first:
+            return False
+        return bool(step[node.position - first, node.layer, node.index])
+
+    return test
+
+
+def grouped(graph: tla.Graph, step: Step) -> tla.Graph:
+    """The graph with the city, the step at either position, all else there, what comes before the
+    city, and the first answer as supernodes."""
+    city, of_step = len(graph.about.tokens) - 2, is_step(graph, step)
+    answer = next(node.id for node in graph.nodes if node.kind == "logit")
+
+    def features(at: int, inside: bool) -> Test:
+        return lambda n: n.kind == "feature" and n.position == at and of_step(n) == inside
+
+    return graph.group(
+        {
+            "city": lambda n: n.kind == "token" and n.position == city,
+            "before": lambda n: n.kind == "feature" and n.position < city,
+            "step, city": features(city, True),
+            "others, city": features(city, False),
+            "step, end": features(city + 1, True),
+            "others, end": features(city + 1, False),
+            "answer": lambda n: n.id == answer,
+        }
+    )
+
+
+def draw(graph: tla.Graph, name: str) -> Figure:
+    """A grouped graph. ``name``: of the inner step."""
+    answer = next(node.label.strip() for node in graph.nodes if node.kind == "logit")
+    city = graph.about.tokens[-2].strip()
+    boxes = {
+        "city": figures.Box(1.5, 0, f"“{city}”", figures.GREY),
+        "before": figures.Box(0, 0.9, "words before\nthe city", figures.PURPLE),
+        "step, city": figures.Box(1, 1, f"{name}\n(at the city)", figures.BLUE),
+        "others, city": figures.Box(2.3, 0.9, "other features\nat the city", figures.GREY),
+        "step, end": figures.Box(1.15, 2.05, f"{name}\n(at the end)", figures.BLUE),
+        "others, end": figures.Box(0.1, 2.1, "other features\nat the end", figures.GREY),
+        "answer": figures.Box(0.75, 3, f"“{answer}”", figures.GREEN),
+    }
+    figure, (axes,) = figures.figure(7.5, 5.4)
+    figures.circuit(axes, graph, boxes)
+    return figure
+
+
+def through(graph: tla.Graph, step: Step, n: int = 400) -> float:
+    """Of the strength of the ``n`` strongest paths from the city to the first answer, the share
+    that passes a feature of the step."""
+    found, of_step = grouped(graph, step), is_step(graph, step)
+    paths = found.paths("city", "answer", n=n)
+    via = [any(of_step(found.nodes[row]) for row in path.nodes) for path in paths]
+    strength = [path.strength for path in paths]
+    return float(sum(s for s, v in zip(strength, via, strict=True) if v) / sum(strength))
