@@ -58,7 +58,12 @@ def test_direct_effects_agree_and_effects_are_what_intervene_gives(
     assert len(found.tested) == 12
     assert found.direct.effects == 14 * int(graph.is_target.sum())
     logits = [i for i, n in enumerate(graph.nodes) if n.kind == "logit"]
-    features = {f"layer {n.layer} #{n.index} at {n.position}": n for n in graph.nodes}
+    tokens = graph.about.tokens
+    features = {
+        f'layer {n.layer} #{n.index} at "{tokens[n.position]}" ({n.position})': n
+        for n in graph.nodes
+        if n.kind == "feature"
+    }
     for tested in found.tested[::5]:
         node = features[tested.name]
         assert (tested.influence, tested.activation) == (node.influence, node.activation)
