@@ -132,6 +132,37 @@ figures.beside_control(
 pages.show(figure, "swaps", "How often the answer follows the country's features.")
 
 # %% [markdown]
+# ## From a capital to a currency
+#
+# "The currency of the country whose capital is Paris" gets to the country by another road. If it
+# is the same country, then its features as they were found, and with the values that they have, on
+# questions about *cities* decide here too. Attention is recomputed.
+
+# %%
+CAPITAL = "Fact: the currency of the country whose capital is {} is"
+capitals = [CAPITAL.format(c.capital) for c in COUNTRIES]
+currency = answers["currency"]
+from_capital = [
+    Swap(capitals[i], country["currency"].swap(i, j), currency[j])
+    for i in SOURCES
+    for j in range(N)
+    if currency[i] != currency[j]
+]
+by_capital = concepts.try_swaps(atlas, from_capital, country["currency"], **concepts.FREE)
+answered = concepts.answers(atlas, capitals)
+pages.table(
+    ["answered rightly", "pairs", "the other country's currency", "random features"],
+    [
+        [
+            concepts.share(a == b for a, b in zip(answered, currency, strict=True)),
+            len(from_capital),
+            by_capital.rate,
+            by_capital.control_rate,
+        ]
+    ],
+)
+
+# %% [markdown]
 # ## Trained on, or held out
 #
 # Every question of this form that was held out of training, about whichever city of a country is
@@ -314,6 +345,14 @@ pages.finish(
     [
         pages.Test(f"country → another ({r})", len(swaps[r]), o.rate, o.control_rate)
         for r, o in outcomes.items()
+    ]
+    + [
+        pages.Test(
+            "country → another (currency, from a capital)",
+            len(from_capital),
+            by_capital.rate,
+            by_capital.control_rate,
+        )
     ],
     by_kind={
         kind: dict(zip(("followed", "unmoved", "stayed"), summary(some), strict=True))
