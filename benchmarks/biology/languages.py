@@ -20,6 +20,7 @@
 # %%
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import concepts
@@ -225,32 +226,53 @@ translation = {f"from {language}": try_translation(language) for language in LAN
 pages.table(["translation", *header], rows_of(translation))
 
 # %% [markdown]
-# Where an opposite is asked for, no word names the language: the question is simply in it. Here
-# the features that tell the three languages apart, at every word but the operand, take the values
-# of another language, and the answer should be the opposite in that language.
+# Where an opposite is asked for, no word names the language: the question is in it, and so is the
+# operand. Three things are tried: the features around the operand that tell the three languages
+# apart take the values of another language; the operand's features take the values of the same
+# word in another language; both together. Then the answer should be the opposite in that language.
 
 
 # %%
-def try_question_language() -> Tried:
-    """The language of the question for an opposite, swapped around the operand."""
-    asked = [(prompts(x, "opposite")[i], at) for at, x in enumerate(LANGUAGES) for i in FOUND]
-    rows = Asked([prompt for prompt, _ in asked], [at for _, at in asked])
-    around = (ARTICLE, OPERATION, OF, END)
-    concept = concepts.find_concept(atlas, [rows], rows, around, THRESHOLD)
-    swaps = [
-        Swap(prompts(LANGUAGES[s], "opposite")[i], concept.swap(s, t),
-             answers(LANGUAGES[t], "opposite")[i])
-        for s in range(3)
-        for i in list(TESTED)[::2]
-        for t in range(3)
-        if answers(LANGUAGES[t], "opposite")[i] != answers(LANGUAGES[s], "opposite")[i]
-    ]  # fmt: skip
-    done = concepts.try_swaps(atlas, swaps, concept, **concepts.FREE)
-    return Tried(swaps, done, concept.size())
+asked_in = [(prompts(x, "opposite")[i], at) for at, x in enumerate(LANGUAGES) for i in FOUND]
+rows = Asked([prompt for prompt, _ in asked_in], [at for _, at in asked_in])
+EVERYWHERE = (ARTICLE, OPERATION, OF, WORD, END)
+spoken = concepts.find_concept(atlas, [rows], rows, EVERYWHERE, THRESHOLD)
+AROUND = spoken.within(positions=(ARTICLE, OPERATION, OF, END))
 
 
-question_language = try_question_language()
-pages.table(["", *header], rows_of({"language of the question": question_language}))
+def word_in(i: int, source: int, target: int) -> list[tla.Intervention]:
+    """The features of a word in either language, held at what they are in the second."""
+    ours, theirs = operands[LANGUAGES[source]], operands[LANGUAGES[target]]
+    places = (ours.members[i] | theirs.members[i]).nonzero().tolist()
+    return [
+        tla.Intervention(layer, ours.positions[p], f, float(theirs.means[i, p, layer, f]))
+        for p, layer, f in places
+    ]
+
+
+def try_question_language(around: bool, word: bool) -> Tried:
+    """The language of the question for an opposite, swapped around the operand, in it, or both."""
+    swaps = []
+    for s, t in itertools.permutations(range(len(LANGUAGES)), 2):
+        said, wanted = (answers(LANGUAGES[x], "opposite") for x in (s, t))
+        for i in list(TESTED)[::2]:
+            changes = AROUND.swap(s, t) if around else []
+            held = {(c.layer, c.position, c.feature): c for c in changes}
+            for c in word_in(i, s, t) if word else []:
+                held[c.layer, c.position, c.feature] = c
+            if said[i] != wanted[i]:
+                question = prompts(LANGUAGES[s], "opposite")[i]
+                swaps.append(Swap(question, list(held.values()), wanted[i]))
+    done = concepts.try_swaps(atlas, swaps, spoken, **concepts.FREE)
+    return Tried(swaps, done, sum(len(swap.changes) for swap in swaps) / len(swaps))
+
+
+question_language = {
+    "around the operand": try_question_language(around=True, word=False),
+    "the operand": try_question_language(around=False, word=True),
+    "both": try_question_language(around=True, word=True),
+}
+pages.table(["language of the question, changed", *header], rows_of(question_language))
 
 # %% [markdown]
 # ## What the languages share
@@ -297,9 +319,8 @@ pages.table(
 # %% [markdown]
 # At the end, where the answer is made, two languages share more for the same word than for
 # different ones: something of the meaning is common to them. At the operand itself they share
-# about as little as chance has it. It fits that the operand can be changed, but the language of the
-# question cannot be changed alone: most of what Atlas knows of a word it knows once for each
-# language.
+# about as little as chance has it. It fits that the language of a question is changed only with its
+# word's features, which say the word and the language at once.
 #
 # The graphs of "the opposite of small" in two languages, compared: features active at
 # corresponding words of both.
@@ -368,11 +389,16 @@ pages.show(
 )
 
 # %%
-tried = {"operation": operation, "operand": operand, "language asked for": translation}
+tried = {
+    "operation": operation,
+    "operand": operand,
+    "language asked for": translation,
+    "language of the question": {"both": question_language["both"]},
+}
 
 
 def tested(what: str) -> pages.Test:
-    """All three languages together."""
+    """All languages together."""
     parts = tried[what].values()
     swapped = [flag for t in parts for flag in t.outcome.swapped]
     control = [flag for t in parts for flag in t.outcome.control]
@@ -385,15 +411,15 @@ tests = [tested(what) for what in tried]
 figure, (axes,) = figures.figure(7, 3.6)
 figures.beside_control(
     axes,
-    [*tried, "language of\nthe question"],
-    [*(t.rate for t in tests), question_language.outcome.rate],
-    [*(t.control for t in tests), question_language.outcome.control_rate],
+    [what.replace(" of ", " of\n").replace(" asked", "\nasked") for what in tried],
+    [t.rate for t in tests],
+    [t.control for t in tests],
 )
-pages.show(figure, "swaps", "What can be changed alone, in all three languages together.")
+pages.show(figure, "swaps", "What can be changed, in all three languages together.")
 pages.finish(
     "Shared across languages",
     tests,
-    language_of_the_question=question_language.outcome.rate,
+    language_of_the_question={part: t.outcome.rate for part, t in question_language.items()},
     shared_by_layer={t.lower(): [float(v) for v in same[at]] for at, t in enumerate(titles)},
     baseline_by_layer={t.lower(): [float(v) for v in different[at]] for at, t in enumerate(titles)},
 )
