@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
     def above(self, least: float) -> tuple[Active, Tensor]:
         """Entries of at least this rank, and their pre-activations."""
-        keep = (self.rank >= least).nonzero()[:, 0]
+        keep = kernels.where(self.rank >= least)
         token, feature, pre = (
             t.index_select(0, keep) for t in (self.token, self.feature, self.pre)
         )

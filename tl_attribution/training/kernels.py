@@ -33,12 +33,15 @@ def of_rank(values: Float[Tensor, " n"], rank: int) -> float:
     return float(np.partition(values.numpy(), place)[place])
 
 
+def where(mask: Bool[Tensor, " n"]) -> Int[Tensor, " found"]:
+    """Where a mask is set."""
+    if mask.device.type != "cpu":
+        return mask.nonzero()[:, 0]
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
+
+
 def places(mask: Bool[Tensor, "token feature"]) -> tuple[Int[Tensor, " found"], ...]:
     """Where a mask is set: as if it were flat, and by token and by feature."""
-    width = mask.shape[1]
-    if mask.device.type != "cpu":
-        token, feature = mask.nonzero().unbind(1)
-        return token * width + feature, token, feature
-    flat = np.flatnonzero(mask.numpy())
-    token = flat // width
-    return tuple(torch.from_numpy(found) for found in (flat, token, flat - token * width))
+    flat, width = where(mask.flatten()), mask.shape[1]
+    token = flat // width if flat.device.type != "cpu" else torch.from_numpy(flat.numpy() // width)
+    return flat, token, flat - token * width

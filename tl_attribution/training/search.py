@@ -39,6 +39,8 @@ def above(
         token, *rest = _above(part, encoder, least, k, team)
         found.append((token + first, *rest))
         first += len(part)
+    if len(found) == 1:
+        return found[0]
     token, feature, pre = (torch.cat(parts) for parts in zip(*found, strict=True))
     return token, feature, pre
 

@@ -7,6 +7,7 @@ of the table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,13 +24,14 @@ DENSE_ABOVE = 0.1
 class Active(NamedTuple):
     """Which features of one layer are active on which tokens, ordered by token.
 
-    ``order`` sorts the entries by feature; the starts say where each token's entries begin, and
-    each feature's among the sorted ones.
+    ``order`` sorts the entries by feature, ``sorted_token`` are their tokens then; the starts say
+    where each token's entries begin, and each feature's among the sorted ones.
     """
 
     token: Int[Tensor, " active"]
     feature: Int[Tensor, " active"]
     order: Int[Tensor, " active"]
+    sorted_token: Int[Tensor, " active"]
     token_start: Int[Tensor, " token"]
     feature_start: Int[Tensor, " feature"]
 
@@ -70,7 +72,8 @@ def active_among(mask: Tensor, columns: Tensor, n_features: int) -> Active:
 def indexed(token: Tensor, feature: Tensor, n_tokens: int, n_features: int) -> Active:
     """Entries by token and feature, ordered by token."""
     order = kernels.order(feature, n_features)
-    return Active(token, feature, order, _starts(token, n_tokens), _starts(feature, n_features))
+    starts = _starts(token, n_tokens), _starts(feature, n_features)
+    return Active(token, feature, order, token.index_select(0, order), *starts)
 
 
 def _starts(index: Tensor, n: int) -> Tensor:
@@ -85,17 +88,17 @@ def sum_by_token(at: Active, values: Tensor, table: Tensor) -> Tensor:
     return embedding_bag(at.feature, table, at.token_start, mode="sum", per_sample_weights=values)
 
 
-def sum_by_feature(at: Active, values: Tensor, table: Tensor) -> Tensor:
-    """Σ over a feature's tokens of value · table[token]: [feature, d] from table [token, d]."""
+def sum_by_feature(at: Active, values: Tensor, tables: Sequence[Tensor]) -> list[Tensor]:
+    """Σ over a feature's tokens of value · table[token]: [feature, d] from each table
+    [token, d]."""
     if at.dense:
-        return at.fill(values).T @ table
-    return embedding_bag(
-        at.token[at.order],
-        table,
-        at.feature_start,
-        mode="sum",
-        per_sample_weights=values[at.order],
-    )
+        filled = at.fill(values).T
+        return [filled @ table for table in tables]
+    token, start, weights = at.sorted_token, at.feature_start, values.index_select(0, at.order)
+    return [
+        embedding_bag(token, table, start, mode="sum", per_sample_weights=weights)
+        for table in tables
+    ]
 
 
 def products(at: Active, rows: Tensor, table: Tensor) -> Tensor:
@@ -127,7 +130,7 @@ class Encode(torch.autograd.Function):
         """Gradients of ``W_enc`` and ``b_enc``; inputs are data and need none."""
         (x,), grad, at = ctx.saved_tensors, grads[0], ctx.at
         bias = torch.bincount(at.feature, weights=grad, minlength=at.n_features)
-        return None, None, sum_by_feature(at, grad, x), bias, None
+        return None, None, sum_by_feature(at, grad, [x])[0], bias, None
 
 
 class Decode(torch.autograd.Function):
@@ -144,23 +147,22 @@ class Decode(torch.autograd.Function):
         values, decoders = tensors[:n], tensors[n:]
         ctx.ats = ats
         ctx.save_for_backward(*tensors)
-        d = decoders[0].shape[2]
-        out = values[0].new_zeros(ats[0].n_tokens, n, d)  # by token, as the products come
+        out = values[0].new_zeros(n, ats[0].n_tokens, decoders[0].shape[2])
         for layer, (at, a, W) in enumerate(zip(ats, values, decoders, strict=True)):
-            made = sum_by_token(at, a, W.flatten(1)).unflatten(1, W.shape[1:])
-            out[:, layer : layer + W.shape[1]] += made
-        return out.transpose(0, 1)
+            for k in range(W.shape[1]):  # a table of one layer's fits a processor's cache
+                out[layer + k] += sum_by_token(at, a, W[:, k].contiguous())
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         """Gradients of values and decoders."""
-        n, grad = len(ctx.ats), grads[0].transpose(0, 1)
+        n, grad = len(ctx.ats), grads[0].contiguous()
         values, decoders = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
         to_values, to_decoders = [], []
         for layer, (at, a, W) in enumerate(zip(ctx.ats, values, decoders, strict=True)):
-            rows = grad[:, layer : layer + W.shape[1]].flatten(1)
-            to_values.append(products(at, rows, W.flatten(1)))
-            to_decoders.append(sum_by_feature(at, a, rows).unflatten(1, W.shape[1:]))
+            rows = grad[layer : layer + W.shape[1]]
+            to_values.append(products(at, rows.transpose(0, 1).flatten(1), W.flatten(1)))
+            to_decoders.append(torch.stack(sum_by_feature(at, a, rows.unbind()), dim=1))
         return None, *to_values, *to_decoders
 
 

@@ -295,4 +295,5 @@ class Trainee(nn.Module):
 
 def _count(at: Active, acts: Tensor) -> Tensor:
     """How many tokens each feature is active on, [feature]."""
-    return torch.bincount(at.feature[acts.detach() > 0], minlength=at.n_features).float()
+    on = (acts.detach() > 0).float()
+    return torch.bincount(at.feature, weights=on, minlength=at.n_features)
