@@ -32,6 +32,23 @@ class JumpGate(torch.autograd.Function):
         return grad * (pre > threshold), -grad * threshold / ctx.bandwidth * near, None
 
 
+class MeanSquare(torch.autograd.Function):
+    """Mean square of each layer's error, [layer] from [layer, token, d_model]: in one pass over the
+    error, and one more for its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, error: Tensor) -> Tensor:
+        """The error's own gradient needs nothing else."""
+        ctx.save_for_backward(error)
+        return torch.linalg.vector_norm(error, dim=(1, 2)).square() / error[0].numel()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """Gradient of the error."""
+        (error,) = ctx.saved_tensors
+        return error * (grads[0] * 2 / error[0].numel())[:, None, None]
+
+
 def tanh_penalty(
     ats: list[Active], acts: list[Tensor], decoders: list[Tensor], scale: float
 ) -> Tensor:

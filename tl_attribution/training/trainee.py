@@ -104,7 +104,7 @@ class Trainee(nn.Module):
         if c.skip:
             recon = recon + batch.inputs @ self.W_skip.mT
         error = batch.outputs - recon
-        squared = error.square().mean((1, 2))
+        squared = losses.MeanSquare.apply(error)
         parts = {"error": squared.mean()}
         if c.activation in ("jumprelu", "relu"):
             ats = [made.at for made in layers]
