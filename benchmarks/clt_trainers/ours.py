@@ -4,6 +4,8 @@ Runs in the project's environment. BatchTopK with k on average over layers, AuxK
 ``--aux-k`` is given, activations normalised as a run does; Adam with warm-up and decay.
 """
 
+from itertools import cycle
+
 import torch
 from common import Clock, activations, parse, parser, per_layer, report
 
@@ -35,14 +37,18 @@ trainee = Trainee(config, args.layers, args.width, alone)
 optimiser = Optimiser(trainee, alone)
 
 
-def by_layer(x: torch.Tensor, y: torch.Tensor) -> Batch:
-    """As the buffer of a run holds them: [layer, token, width]."""
-    return Batch(x.transpose(0, 1).contiguous(), y.transpose(0, 1).contiguous())
+# As the buffer of a run holds them: [layer, token, width].
+whole = Batch(data.inputs.transpose(0, 1).contiguous(), data.outputs.transpose(0, 1).contiguous())
 
 
-batches = (by_layer(x, y) for x, y in data.batches())
-first = by_layer(data.inputs, data.outputs)
-units = scales.measure([Batch(first.inputs[:, :16_384], first.outputs[:, :16_384])], alone)
+def part(rows: slice) -> Batch:
+    """Some tokens of all."""
+    return Batch(whole.inputs[:, rows], whole.outputs[:, rows])
+
+
+starts = cycle(range(0, len(data.inputs) - args.batch + 1, args.batch))
+batches = (part(slice(start, start + args.batch)) for start in starts)
+units = scales.measure([part(slice(16_384))], alone)
 idle = torch.zeros(args.layers, args.features, dtype=torch.long)
 clock = Clock()
 loss = 0.0
@@ -52,7 +58,7 @@ for step in range(args.steps):
     outcome = trainee(batch, step, idle >= config.dead_after)
     optimiser.update(outcome.loss, step)
     idle = torch.where(outcome.active > 0, 0, idle + args.batch)
-    loss = float(outcome.loss)
+    loss = float(outcome.loss.detach())
 clock.tick()
 threshold = torch.zeros(args.layers)
 if args.activation == "batchtopk":
