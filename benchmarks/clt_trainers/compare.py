@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--peer", action="append", default=[], help="NAME=PYTHON")
     parser.add_argument("--activations", type=Path)
     parser.add_argument("--quality-steps", type=int, default=1000)
-    parser.add_argument("--rates", type=float, nargs="*", default=[1e-3, 3e-3])
+    parser.add_argument("--rates", type=float, nargs="*", default=[1e-3, 3e-3, 1e-2])
     given = parser.parse_args()
     shape = {name: getattr(given, name) for name in SHAPE}
     trainers = {"ours": sys.executable} | dict(p.split("=", 1) for p in given.peer)
