@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ def test_written_formats_are_read_as_the_same(
     assert loaded.feature_input_hook == made.feature_input_hook
     with pytest.raises(InputError, match="choose an empty folder"):
         made.save(tmp_path / "d")
+
+
+@pytest.mark.parametrize("form", ["tl-attribution", "circuit-tracer", "sae-lens"])
+def test_others_may_read_what_the_umask_lets_them(form: str, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        transcoder(ReLU(), cross=form != "sae-lens").save(tmp_path / "d", format=form)
+    finally:
+        os.umask(before)
+    rights = {(p.is_dir(), p.stat().st_mode & 0o777) for p in tmp_path.rglob("*")}
+    assert rights == {(True, 0o750), (False, 0o640)}
 
 
 def test_what_a_format_has_no_place_for_is_refused(tmp_path: Path) -> None:

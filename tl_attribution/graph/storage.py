@@ -19,6 +19,7 @@ from tl_attribution.errors import FormatError, NotFoundError
 from tl_attribution.graph import stores
 from tl_attribution.graph.graph import About, Answer, Certificate, Graph, tensors
 from tl_attribution.graph.nodes import NodeTable
+from tl_attribution.rights import as_usual
 
 KEY = "tl_attribution_graph"
 VERSION = 1
@@ -35,9 +36,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        as_usual(temporary)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tl_attribution.errors import FormatError, InputError, TrainingError
 from tl_attribution.graph.storage import write_whole
+from tl_attribution.rights import as_usual
 
 RUN, LOG, CHECKPOINTS, DICTIONARY = "run.json", "log.jsonl", "checkpoints", "dictionary"
 KEPT = 2
@@ -86,10 +87,10 @@ def save(out: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".step-{step}."))
     try:
-        new.chmod(0o755)
         ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         save_file(ready, new / "tensors.safetensors")
         (new / "state.json").write_text(json.dumps(state) + "\n")
+        as_usual(new)
         if folder.exists():
             shutil.rmtree(folder)
         new.replace(folder)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tl_attribution.errors import InputError
+from tl_attribution.rights import as_usual
 
 
 def write_folder(
@@ -26,8 +27,8 @@ def write_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        new.chmod(0o755)
         fill(new)
+        as_usual(new)
         if folder.exists():
             old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
             folder.replace(old)
