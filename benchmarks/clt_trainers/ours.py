@@ -4,8 +4,6 @@ Runs in the project's environment. BatchTopK with k on average over layers, AuxK
 ``--aux-k`` is given, activations normalised as a run does; Adam with warm-up and decay.
 """
 
-from itertools import cycle
-
 import torch
 from common import Clock, activations, parse, parser, per_layer, report
 
@@ -37,18 +35,16 @@ trainee = Trainee(config, args.layers, args.width, alone)
 optimiser = Optimiser(trainee, alone)
 
 
-# As the buffer of a run holds them: [layer, token, width].
-whole = Batch(data.inputs.transpose(0, 1).contiguous(), data.outputs.transpose(0, 1).contiguous())
+def by_layer(x: torch.Tensor, y: torch.Tensor) -> Batch:
+    """[layer, token, width] from [token, layer, width]."""
+    return Batch(x.transpose(0, 1), y.transpose(0, 1))
 
 
-def part(rows: slice) -> Batch:
-    """Some tokens of all."""
-    return Batch(whole.inputs[:, rows], whole.outputs[:, rows])
-
-
-starts = cycle(range(0, len(data.inputs) - args.batch + 1, args.batch))
-batches = (part(slice(start, start + args.batch)) for start in starts)
-units = scales.measure([part(slice(16_384))], alone)
+# Laid out by layer, as in the buffer of a run, so that no step has to copy them.
+for name in ("inputs", "outputs"):
+    setattr(data, name, getattr(data, name).transpose(0, 1).contiguous().transpose(0, 1))
+batches = (by_layer(x, y) for x, y in data.batches())
+units = scales.measure([by_layer(data.inputs[:16_384], data.outputs[:16_384])], alone)
 idle = torch.zeros(args.layers, args.features, dtype=torch.long)
 clock = Clock()
 loss = 0.0

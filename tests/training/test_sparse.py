@@ -31,7 +31,7 @@ def test_every_product_equals_the_dense_one(
     dense = values * mask
     torch.testing.assert_close(at.fill(a), dense)
     table, rows = torch.randn(features, width), torch.randn(tokens, width)
-    torch.testing.assert_close(sparse.sum_by_token(at, a, table), dense @ table)
+    torch.testing.assert_close(sparse.sum_by_token(at, a, [table])[0], dense @ table)
     torch.testing.assert_close(sparse.sum_by_feature(at, a, [rows])[0], dense.T @ rows)
     torch.testing.assert_close(
         sparse.products(at, rows, table), (rows @ table.T)[at.token, at.feature]

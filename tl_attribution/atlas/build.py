@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from tl_attribution.atlas import corpus, lookup, tokenizer
 from tl_attribution.atlas.corpus import Fact, Question
+from tl_attribution.rights import as_usual
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -182,8 +183,7 @@ def _settle(out: Path) -> None:
     settings = json.loads(config.read_text())
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     config.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-    for file in out.iterdir():
-        file.chmod(0o644)
+    as_usual(out)
 
 
 def _options(schedule: Schedule) -> list[str]:

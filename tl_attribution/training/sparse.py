@@ -81,11 +81,16 @@ def _starts(index: Tensor, n: int) -> Tensor:
     return counts.cumsum(0) - counts
 
 
-def sum_by_token(at: Active, values: Tensor, table: Tensor) -> Tensor:
-    """Σ over a token's features of value · table[feature]: [token, d] from table [feature, d]."""
+def sum_by_token(at: Active, values: Tensor, tables: Sequence[Tensor]) -> list[Tensor]:
+    """Σ over a token's features of value · table[feature]: [token, d] from each table
+    [feature, d]."""
     if at.dense:
-        return at.fill(values) @ table
-    return embedding_bag(at.feature, table, at.token_start, mode="sum", per_sample_weights=values)
+        filled = at.fill(values)
+        return [filled @ table for table in tables]
+    return [
+        embedding_bag(at.feature, table, at.token_start, mode="sum", per_sample_weights=values)
+        for table in tables
+    ]
 
 
 def sum_by_feature(at: Active, values: Tensor, tables: Sequence[Tensor]) -> list[Tensor]:
@@ -149,8 +154,9 @@ class Decode(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         out = values[0].new_zeros(n, ats[0].n_tokens, decoders[0].shape[2])
         for layer, (at, a, W) in enumerate(zip(ats, values, decoders, strict=True)):
-            for k in range(W.shape[1]):  # a table of one layer's fits a processor's cache
-                out[layer + k] += sum_by_token(at, a, W[:, k].contiguous())
+            tables = [table.contiguous() for table in W.unbind(1)]  # each fits a cache
+            for to, made in enumerate(sum_by_token(at, a, tables), layer):
+                out[to] += made
         return out
 
     @staticmethod
