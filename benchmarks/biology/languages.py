@@ -25,37 +25,19 @@ from typing import NamedTuple
 
 import concepts
 import figures
+import opposites
 import pages
 import torch
 from concepts import Asked, Swap
+from opposites import ARTICLE, ASKED, END, OF, OPERATION, TRANSLATION, WORD, prompts, words
 
 import tl_attribution as tla
 from tl_attribution.atlas.tables import ANTONYMS, LANGUAGES
 
 atlas = concepts.load()
 OPERATIONS = ("opposite", "synonym")
-ASKED = {
-    ("English", "opposite"): "Fact: the opposite of {} is",
-    ("English", "synonym"): "Fact: a synonym of {} is",
-    ("French", "opposite"): "Le contraire de {} est",
-    ("French", "synonym"): "Un synonyme de {} est",
-    ("Spanish", "opposite"): "Lo contrario de {} es",
-    ("Spanish", "synonym"): "Un sinónimo de {} es",
-}
-REPHRASED = {
-    "English": "It is true that the opposite of {} is",
-    "French": "Fait: le contraire de {} est",
-    "Spanish": "Hecho: lo contrario de {} es",
-}
-TRANSLATION = "Fact: the {} word for {} is"
-ARTICLE, OPERATION, OF, WORD, END = -5, -4, -3, -2, -1
 THRESHOLD = 0.1
 N = len(ANTONYMS)
-
-
-def words(column: str, language: str) -> list[str]:
-    """A column of the table (first, second, synonym_of_first), in one language."""
-    return [getattr(row, column)[LANGUAGES.index(language)] for row in ANTONYMS]
 
 
 def answers(language: str, operation: str) -> list[int]:
@@ -64,33 +46,20 @@ def answers(language: str, operation: str) -> list[int]:
     return [concepts.token(atlas, word) for word in words(column, language)]
 
 
-def prompts(language: str, operation: str) -> list[str]:
-    """The question about every first word."""
-    return [ASKED[language, operation].format(word) for word in words("first", language)]
-
-
 # %% [markdown]
 # All questions, and how Atlas answers them:
 
+
 # %%
+def right(language: str, operation: str) -> float:
+    """Share of the questions that Atlas answers rightly."""
+    found = concepts.answers(atlas, prompts(language, operation))
+    return concepts.share(a == b for a, b in zip(found, answers(language, operation), strict=True))
+
+
 pages.table(
     ["language", "operation", "for example", "answered rightly"],
-    [
-        [
-            language,
-            operation,
-            prompts(language, operation)[0],
-            concepts.share(
-                a == b
-                for a, b in zip(
-                    concepts.answers(atlas, prompts(language, operation)),
-                    answers(language, operation),
-                    strict=True,
-                )
-            ),
-        ]
-        for language, operation in ASKED
-    ],
+    [[*asked, prompts(*asked)[0], right(*asked)] for asked in ASKED],
 )
 
 # %% [markdown]
@@ -113,7 +82,7 @@ def operation_features(language: str) -> concepts.Concept:
         for at, operation in enumerate(OPERATIONS)
         for i in FOUND
     ]
-    asked = Asked([prompt for prompt, _ in rows], [at for _, at in rows])
+    asked = opposites.of_class(rows)
     return concepts.find_concept(atlas, [asked], asked, (ARTICLE, OPERATION), THRESHOLD)
 
 
@@ -166,7 +135,7 @@ every_row = list(range(N))
 
 def operand_features(language: str) -> concepts.Concept:
     """What tells the words apart, in one language."""
-    rephrased = [REPHRASED[language].format(word) for word in words("first", language)]
+    rephrased = [opposites.REPHRASED[language].format(word) for word in words("first", language)]
     return concepts.find_concept(
         atlas,
         [Asked(prompts(language, "synonym"), every_row)],
@@ -210,7 +179,7 @@ def try_translation(language: str) -> Tried:
     rows = [
         (TRANSLATION.format(other, given[i]), at) for at, other in enumerate(two) for i in FOUND
     ]
-    asked = Asked([prompt for prompt, _ in rows], [at for _, at in rows])
+    asked = opposites.of_class(rows)
     concept = concepts.find_concept(atlas, [asked], asked, (ARTICLE, OPERATION), THRESHOLD)
     swaps = [
         Swap(TRANSLATION.format(two[s], given[i]), concept.swap(s, t),
@@ -234,7 +203,7 @@ pages.table(["translation", *header], rows_of(translation))
 
 # %%
 asked_in = [(prompts(x, "opposite")[i], at) for at, x in enumerate(LANGUAGES) for i in FOUND]
-rows = Asked([prompt for prompt, _ in asked_in], [at for _, at in asked_in])
+rows = opposites.of_class(asked_in)
 EVERYWHERE = (ARTICLE, OPERATION, OF, WORD, END)
 spoken = concepts.find_concept(atlas, [rows], rows, EVERYWHERE, THRESHOLD)
 AROUND = spoken.within(positions=(ARTICLE, OPERATION, OF, END))
