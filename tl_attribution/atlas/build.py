@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy
 
-from tl_attribution.atlas import corpus, lookup, tokenizer
+from tl_attribution.atlas import corpus, lookup, quiet, tokenizer
 from tl_attribution.atlas.corpus import Fact, Question
 from tl_attribution.rights import as_usual
 
@@ -42,6 +42,8 @@ class Schedule(NamedTuple):
 
 SECOND = Schedule(steps=1600, learning_rate=6e-4, warmup=100, seed=1)
 """After the lookup was put in front."""
+THIRD = Schedule(steps=1200, learning_rate=6e-4, warmup=50, seed=2)
+"""With a price on what MLPs write."""
 
 
 def config(vocab_size: int) -> dict[str, Any]:
@@ -100,9 +102,15 @@ def learning_rate(step: int, schedule: Schedule) -> float:
 
 
 def train(
-    model: GPT2LMHeadModel, sampler: Sampler, schedule: Schedule, *, quiet: bool = False
+    model: GPT2LMHeadModel,
+    sampler: Sampler,
+    schedule: Schedule,
+    *,
+    writing: quiet.Writing | None = None,
+    silent: bool = False,
 ) -> None:
-    """Adam on the next-token loss; prints a line every 100 steps unless ``quiet``."""
+    """Adam on the next-token loss, and on what MLPs write if ``writing`` is watched; prints a line
+    every 100 steps unless ``silent``."""
     optimiser = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=schedule.learning_rate,
@@ -117,12 +125,14 @@ def train(
         logits = model(ids[:, :-1]).logits
         losses = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         loss = (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
+        if writing is not None:
+            loss = loss + writing.penalty((ids[:, :-1] != 0).float())
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         scheduler.step()
-        if not quiet and step % 100 == 0:
+        if not silent and step % 100 == 0:
             seconds = time.monotonic() - start
             done = f"step {step}/{schedule.steps}"
             print(f"{done}  loss {loss.item():.4f}  {seconds:.0f} s", flush=True)
@@ -203,9 +213,27 @@ def first_stage(encode: PreTrainedTokenizerFast, schedule: Schedule) -> GPT2LMHe
     return model
 
 
+def second_stage(model: GPT2LMHeadModel, encode: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    """With the lookup in front."""
+    torch.manual_seed(SECOND.seed)
+    model = lookup.add_lookup(model, encode)
+    train(model, Sampler(corpus.split()[0], encode, SECOND.seed), SECOND)
+    return model
+
+
+def third_stage(model: GPT2LMHeadModel, encode: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    """With a price on what MLPs write, and the embedding still fixed."""
+    torch.manual_seed(THIRD.seed)
+    model.transformer.wte.weight.requires_grad_(False)
+    writing = quiet.Writing(model)
+    train(model, Sampler(corpus.split()[0], encode, THIRD.seed), THIRD, writing=writing)
+    writing.remove()
+    return model
+
+
 def build(out: Path, schedule: Schedule, learned: Path | None = None) -> dict[str, object]:
-    """Train both stages, measure and save; returns the report. ``learned`` holds the first stage's
-    weights where they are already made."""
+    """Train the stages, measure and save; returns the report. ``learned`` holds the weights of an
+    earlier stage where they are already made."""
     from transformers import GPT2LMHeadModel
 
     commit = _commit()
@@ -216,19 +244,20 @@ def build(out: Path, schedule: Schedule, learned: Path | None = None) -> dict[st
         model = first_stage(encode, schedule)
     else:
         model = GPT2LMHeadModel.from_pretrained(learned)
-    torch.manual_seed(SECOND.seed)
-    model = lookup.add_lookup(model, encode)
-    train(model, Sampler(corpus.split()[0], encode, SECOND.seed), SECOND)
+    if model.config.n_layer == config(len(encode))["n_layer"]:
+        model = second_stage(model, encode)
+    model = third_stage(model, encode)
     model.config.architectures = ["GPT2LMHeadModel"]
     report = {
         "command": " ".join(["python -m tl_attribution.atlas.build OUT", *_options(schedule)]),
         "commit": commit,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "schedule": [schedule._asdict(), SECOND._asdict()],
+        "schedule": [schedule._asdict(), SECOND._asdict(), THIRD._asdict()],
         "accuracy": accuracy(model, encode),
     }
     if learned is not None:
-        report["first_stage"] = json.loads((learned / "report.json").read_text())["commit"]
+        report["earlier"] = json.loads((learned / "report.json").read_text())
+        report["earlier"].pop("accuracy", None)
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     encode.save_pretrained(out)
@@ -241,7 +270,7 @@ def main() -> None:
     """Command line: where to write, and optionally other numbers than the released ones."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--learned", type=Path, help="weights of the first stage, if made already")
+    parser.add_argument("--learned", type=Path, help="weights of an earlier stage, if made already")
     for name, value in Schedule()._asdict().items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     arguments = vars(parser.parse_args())
