@@ -106,11 +106,11 @@ def train(
     sampler: Sampler,
     schedule: Schedule,
     *,
-    writing: quiet.Writing | None = None,
+    prices: quiet.Prices | None = None,
     silent: bool = False,
 ) -> None:
-    """Adam on the next-token loss, and on what MLPs write if ``writing`` is watched; prints a line
-    every 100 steps unless ``silent``."""
+    """Adam on the next-token loss and ``prices``; prints a line every 100 steps unless
+    ``silent``."""
     optimiser = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=schedule.learning_rate,
@@ -125,8 +125,9 @@ def train(
         logits = model(ids[:, :-1]).logits
         losses = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         loss = (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
-        if writing is not None:
-            loss = loss + writing.penalty((ids[:, :-1] != 0).float())
+        if prices is not None:
+            loss = loss + prices.writing.penalty((ids[:, :-1] != 0).float())
+            loss = loss + prices.alike.penalty()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -225,9 +226,11 @@ def third_stage(model: GPT2LMHeadModel, encode: PreTrainedTokenizerFast) -> GPT2
     """With a price on what MLPs write, and the embedding still fixed."""
     torch.manual_seed(THIRD.seed)
     model.transformer.wte.weight.requires_grad_(False)
-    writing = quiet.Writing(model)
-    train(model, Sampler(corpus.split()[0], encode, THIRD.seed), THIRD, writing=writing)
-    writing.remove()
+    facts = corpus.split()[0]
+    alike = quiet.Alike(model, facts, encode, THIRD.seed)
+    prices = quiet.Prices(quiet.Writing(model), alike)
+    train(model, Sampler(facts, encode, THIRD.seed), THIRD, prices=prices)
+    prices.writing.remove()
     return model
 
 
