@@ -117,5 +117,7 @@ def _trained(schedule: build.Schedule) -> dict[str, torch.Tensor]:
     facts = [f for f in corpus.split()[0] if f.family != "sum"]
     sums = [f for f in corpus.split()[0] if f.family == "sum"][:5]
     with torch.enable_grad():
-        build.train(model, build.Sampler(facts + sums, encode, schedule.seed), schedule, silent=True)
+        build.train(
+            model, build.Sampler(facts + sums, encode, schedule.seed), schedule, silent=True
+        )
     return model.state_dict()

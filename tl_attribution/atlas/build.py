@@ -42,7 +42,7 @@ class Schedule(NamedTuple):
 
 SECOND = Schedule(steps=1600, learning_rate=6e-4, warmup=100, seed=1)
 """After the lookup was put in front."""
-THIRD = Schedule(steps=1200, learning_rate=6e-4, warmup=50, seed=2)
+THIRD = Schedule(steps=1500, learning_rate=3e-4, warmup=50, seed=2)
 """With a price on what MLPs write."""
 
 

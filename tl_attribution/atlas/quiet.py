@@ -8,7 +8,7 @@ the first MLP says of one city of a state and not of the others.
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tl_attribution.atlas.corpus import Fact
 
-PRICE = 0.1
+PRICE = 0.05
 """Weight of what MLPs write beside the next-token loss."""
 UNLIKE = 0.5
 """Weight of the difference between a place's cities."""
@@ -31,7 +31,8 @@ class Writing:
     is relative to the first batch."""
 
     def __init__(self, model: GPT2LMHeadModel) -> None:
-        self.mlps = [block.mlp for block in model.transformer.h]
+        blocks: Any = model.transformer.h
+        self.mlps = [block.mlp for block in blocks]
         self.active: list[Tensor] = [torch.empty(0)] * len(self.mlps)
         self.first: Tensor | None = None
         self.hooks = [
@@ -60,8 +61,8 @@ class Writing:
 
 
 class Alike:
-    """Share of the variance of what the first MLP writes at cities that lies within a place, a state
-    or country, in questions of the training text."""
+    """Share of the variance of what the first MLP writes at cities that lies within a place, a
+    state or country, in questions of the training text."""
 
     def __init__(
         self, model: GPT2LMHeadModel, facts: list[Fact], encode: PreTrainedTokenizerFast, seed: int
@@ -90,9 +91,8 @@ class Alike:
             ids[i, : len(row)] = torch.tensor(row)
         last = torch.tensor([len(row) - 1 for row in rows])
         found: list[Tensor] = []
-        hook = self.model.transformer.h[0].mlp.register_forward_hook(
-            lambda _m, _i, out: found.append(out)
-        )
+        block: Any = self.model.transformer.h[0]
+        hook = block.mlp.register_forward_hook(lambda _m, _i, out: found.append(out))
         self.model.transformer(ids)
         hook.remove()
         made = found[0][torch.arange(len(rows)), last].unflatten(0, (PLACES, CITIES))
