@@ -113,6 +113,38 @@ def selectivity(means: Means) -> Means:
     return (means - others) / means.amax(0).clamp(min=1e-6)
 
 
+class Told(NamedTuple):
+    """How well single features tell classes, each [class, position, layer, feature].
+
+    A feature counts as active above :data:`ON` of its largest activation on any of the prompts.
+    ``precision``: which part of the prompts where it is active are the class's; ``recall``: on
+    which part of the class's prompts it is active.
+    """
+
+    precision: Tensor
+    recall: Tensor
+
+    @property
+    def f1(self) -> Tensor:
+        """Their harmonic mean."""
+        both = self.precision + self.recall
+        return 2 * self.precision * self.recall / both.clamp(min=1e-6)
+
+
+ON = 0.3
+"""Share of its largest activation above which a feature counts as active."""
+
+
+def tell(found: Float[Tensor, "prompt position layer feature"], labels: Sequence[int]) -> Told:
+    """Precision and recall of every feature for every class. ``labels``: the class of each
+    prompt."""
+    on = (found > ON * found.amax(0)).float()
+    members = torch.nn.functional.one_hot(torch.tensor(labels)).float()
+    right = torch.einsum("pc,palf->calf", members, on)
+    in_class = members.sum(0)[:, None, None, None]
+    return Told(right / on.sum(0).clamp(min=1), right / in_class.clamp(min=1))
+
+
 class Asked(NamedTuple):
     """One question, asked about the members of every class: prompts, and the class of each."""
 

@@ -34,6 +34,11 @@ atlas = concepts.load()
 PROMPT = "Fact: the capital of the state containing {} is"
 STATE = "Fact: the state containing {} is"
 REGION = "Fact: the region of the state containing {} is"
+ABOUT = (
+    ("Fact: the state whose capital is {} is", "capital"),
+    ("Fact: the capital of {} is", "name"),
+    ("Fact: the region of {} is", "name"),
+)
 CITY, END = -2, -1
 THRESHOLD = 0.05
 
@@ -91,13 +96,62 @@ pages.table(
 )
 
 # %% [markdown]
+# ## One feature for one state
+#
+# Is there a feature that is active where a prompt is about Texas, and silent where it is about
+# another state? Here every fact of every state is asked: the state, capital and region of each
+# city but those set aside, the state of the capital, and what is known of the state by its name. A
+# feature counts as active above 30% of its largest activation on any of these prompts; *precision*
+# is the share of the prompts where it is active that are about the state, *recall* the share of
+# the state's prompts where it is active.
+
+# %%
+facts = Asked(
+    [q.format(c) for q in (PROMPT, STATE, REGION) for c, _ in others]
+    + [q.format(getattr(s, what)) for q, what in ABOUT for s in STATES],
+    [i for _ in range(3) for _, i in others] + [i for _ in ABOUT for i in range(N)],
+)
+active = concepts.activations(atlas, facts.prompts, (CITY, END))
+told = concepts.tell(active, facts.labels)
+graph = tla.attribute(atlas.model, PROMPT.format("Dallas"), atlas.dictionary)
+pruned = graph.prune()
+drawn = {(n.position - len(graph.about.tokens), n.layer, n.index): n
+         for n in pruned.nodes if n.kind == "feature"}  # fmt: skip
+
+
+def best(i: int, at: int) -> tuple[float, int, int]:
+    """How well (F1) the best feature at a position tells a state, its layer and index."""
+    f1 = told.f1[i, at]
+    layer, feature = divmod(int(f1.argmax()), f1.shape[1])
+    return float(f1[layer, feature]), layer, feature
+
+
+rows = []
+for at, position in enumerate((CITY, END)):
+    f1, layer, feature = best(TEXAS, at)
+    where = TEXAS, at, layer, feature
+    rows.append(
+        [
+            f"“{pruned.about.tokens[position].strip()}”, layer {layer}, feature {feature}",
+            float(told.precision[where]),
+            float(told.recall[where]),
+            "yes" if (position, layer, feature) in drawn else "no",
+            sum(best(i, at)[0] >= 0.7 for i in range(N)),
+        ]
+    )
+pages.table(
+    ["the feature that tells Texas best", "precision", "recall", "in the pruned Dallas graph",
+     "states that a feature tells with F1 of 0.7 or more"],
+    rows,
+)  # fmt: skip
+
+# %% [markdown]
 # ## What the graph says
 #
 # The attribution graph of the Dallas question, its features in five supernodes: those of Texas and
 # all others, at the city and at the end, and those of the words before the city.
 
 # %%
-graph = tla.attribute(atlas.model, PROMPT.format("Dallas"), atlas.dictionary)
 texas = state.members[TEXAS]
 pages.show(
     hops.draw(hops.grouped(graph, texas), "Texas"),

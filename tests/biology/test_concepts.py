@@ -35,6 +35,19 @@ def test_a_feature_of_one_class_alone_is_wholly_selective(concepts: ModuleType) 
     assert concepts.selectivity(means)[:, 0, 0].tolist() == [[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]
 
 
+def test_precision_and_recall_are_counted_where_a_feature_is_clearly_active(
+    concepts: ModuleType,
+) -> None:
+    found = torch.zeros(5, 1, 1, 3)
+    found[[0, 1, 3], ..., 0] = torch.tensor([1.0, 0.9, 0.4])[:, None, None]  # a miss, a false one
+    found[3:, ..., 1] = 2.0
+    found[0, ..., 1] = 0.5  # too faint to count
+    told = concepts.tell(found, [0, 0, 0, 1, 1])
+    assert told.precision[0, 0, 0].tolist() == pytest.approx([2 / 3, 0, 0])
+    assert told.recall[0, 0, 0].tolist() == pytest.approx([2 / 3, 0, 0])
+    assert told.f1[:, 0, 0].tolist() == [pytest.approx([2 / 3, 0, 0]), pytest.approx([0.4, 1, 0])]
+
+
 def concept(concepts: ModuleType) -> object:
     """Two classes, two positions, two layers, eight features, of which three are members."""
     means = torch.arange(64.0).view(2, 2, 2, 8)
