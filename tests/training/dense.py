@@ -23,7 +23,7 @@ def activations(t: Trainee, layer: int, pre: Tensor, step: int) -> Tensor:
 def batch_topk(t: Trainee, pres: list[Tensor], step: int) -> list[Tensor]:
     """The largest pre-activations · decoder norms of the batch, in each layer or over all."""
     k, tokens = t.config.k_at(step), len(pres[0])
-    norms = [W.detach().flatten(1).norm(dim=1) for W in t.W_dec]
+    norms = [torch.cat(tables, 1).detach().norm(dim=1) for tables in t.decoders]
     ranks = torch.stack([pre.detach() * n for pre, n in zip(pres, norms, strict=True)])
     groups = ranks.flatten(1) if t.config.k_per_layer else ranks.flatten()[None]
     wanted = k * tokens * t.n_layers // len(groups)
@@ -43,10 +43,9 @@ def forward(t: Trainee, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
     recon = [t.b_dec[layer].expand(batch.inputs.shape[1], -1) for layer in t]
     penalty = torch.zeros(())
     for layer, a in enumerate(acts):
-        W = t.W_dec[layer]
-        for k in range(W.shape[1]):
-            recon[layer + k] = recon[layer + k] + a @ W[:, k]
-        norm = W.flatten(1).norm(dim=1)
+        for to, table in enumerate(t.decoders[layer], layer):
+            recon[to] = recon[to] + a @ table
+        norm = torch.cat(t.decoders[layer], 1).norm(dim=1)
         penalty = penalty + torch.tanh(c.tanh_scale * norm * a).sum(1).mean() / t.n_layers
     out = torch.stack(recon)
     if c.skip:

@@ -34,7 +34,8 @@ def test_every_product_equals_the_dense_one(
     torch.testing.assert_close(sparse.sum_by_token(at, a, [table])[0], dense @ table)
     torch.testing.assert_close(sparse.sum_by_feature(at, a, [rows])[0], dense.T @ rows)
     torch.testing.assert_close(
-        sparse.products(at, rows, table), (rows @ table.T)[at.token, at.feature]
+        sparse.products(at, [rows, 2 * rows], [table, table]),
+        (3 * rows @ table.T)[at.token, at.feature],
     )
 
 
@@ -49,12 +50,12 @@ def test_decoding_and_its_gradients_equal_the_dense_product(
         mask, full = mask_and_values(layer, 20, 15, 0.2)
         ats.append(sparse.active(mask))
         values.append(full[ats[-1].token, ats[-1].feature].requires_grad_())
-        decoders.append(torch.randn(15, n, 6, requires_grad=True))
+        decoders.append([torch.randn(15, 6, requires_grad=True) for _ in range(n)])
     weight = torch.randn(3, 20, 6)
     found = sparse.decode(ats, values, decoders)
     expected = sparse.decode_dense(ats, values, decoders)
     torch.testing.assert_close(found, expected)
-    inputs = [*values, *decoders]
+    inputs = [*values, *(table for tables in decoders for table in tables)]
     fast = torch.autograd.grad((found * weight).sum(), inputs)
     slow = torch.autograd.grad((expected * weight).sum(), inputs)
     for one, other in zip(fast, slow, strict=True):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tl_attribution as tla
 from tests.models import FAMILIES, RAW_HOSTS, tiny
@@ -227,9 +228,9 @@ def test_a_full_disk_is_an_error_and_leaves_whole_checkpoints_only(
         if len(written) > 1:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        save_file(tensors, path)
+        real(tensors, path)
 
-    save_file = checkpoint.save_file
+    real = checkpoint.save_file
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
         with pytest.raises(tla.TrainingError, match=r"No space left.*step 6 is kept; make room"):
@@ -242,6 +243,16 @@ def test_a_broken_checkpoint_is_said_to_be_one(tmp_path: Path) -> None:
     train(tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "step-20" / "tensors.safetensors").write_bytes(b"half")
     with pytest.raises(tla.FormatError, match=r"step-20 cannot be read.*Remove it"):
+        train(tmp_path / "run", resume=True)
+
+
+def test_a_checkpoint_of_another_version_is_said_to_be_one(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "step-20" / "tensors.safetensors"
+    tensors = load_file(file)
+    tensors["decoder"] = tensors.pop("W_dec.0.1")
+    save_file(tensors, file)
+    with pytest.raises(tla.FormatError, match=r"holds no W_dec\.0\.1: another version"):
         train(tmp_path / "run", resume=True)
 
 

@@ -95,10 +95,10 @@ def test_the_threshold_gets_the_straight_through_gradient_of_its_paper() -> None
     recon = [made.b_dec[i].detach().expand(TOKENS, -1) for i in made]
     penalty = torch.zeros(())
     for i, a in enumerate(acts):
-        W = made.W_dec[i].detach()
-        for k in range(W.shape[1]):
-            recon[i + k] = recon[i + k] + a @ W[:, k]
-        norm = W.flatten(1).norm(dim=1)
+        tables = [table.detach() for table in made.decoders[i]]
+        for to, table in enumerate(tables, i):
+            recon[to] = recon[to] + a @ table
+        norm = torch.cat(tables, 1).norm(dim=1)
         penalty = penalty + torch.tanh(c.tanh_scale * norm * a).sum() / TOKENS / LAYERS
     loss = (data.outputs - torch.stack(recon)).square().mean() + c.sparsity_at(step) * penalty
     loss.backward()
@@ -124,8 +124,8 @@ def test_auxk_teaches_dead_features_what_is_missing() -> None:
         pre = data.inputs[i] @ made.W_enc[i].T + made.b_enc[i]
         best = (pre * dead[i]).topk(4, dim=1)
         a = torch.zeros_like(pre).scatter(1, best.indices, best.values.relu())
-        for k in range(made.W_dec[i].shape[1]):
-            made_up[i + k] = made_up[i + k] + a @ made.W_dec[i][:, k]
+        for to, table in enumerate(made.decoders[i], i):
+            made_up[to] = made_up[to] + a @ table
     error = (missing - torch.stack(made_up)).square().mean((1, 2))
     expected = (error / missing.square().mean((1, 2))).mean()
     torch.testing.assert_close(outcome.parts["aux"], expected.detach())
@@ -138,7 +138,7 @@ def test_the_preactivation_term_pulls_dead_features_up_only() -> None:
     made.b_enc[0].data[2] = -10.0
     outcome = made(data, 0, dead)
     pre = data.inputs[0] @ made.W_enc[0][2] + made.b_enc[0][2]
-    norm = made.W_dec[0][2].norm()
+    norm = torch.cat([table[2] for table in made.decoders[0]]).norm()
     assert made.last is not None
     least = made.last[0] / norm
     expected = ((least - pre).relu() * norm).mean() / LAYERS

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tl_attribution.training.sparse import Active
+from tl_attribution.training.sparse import Active, Tables, written_norm
 
 
 class JumpGate(torch.autograd.Function):
@@ -50,13 +51,13 @@ class MeanSquare(torch.autograd.Function):
 
 
 def tanh_penalty(
-    ats: list[Active], acts: list[Tensor], decoders: list[Tensor], scale: float
+    ats: list[Active], acts: list[Tensor], decoders: Sequence[Tables], scale: float
 ) -> Tensor:
     """Mean over tokens and layers of Σ tanh(scale · ‖W_dec,i‖ · a_i), the norm taken over all that
     feature i writes (methods paper)."""
     total = torch.zeros((), device=acts[0].device)
-    for at, a, W in zip(ats, acts, decoders, strict=True):
-        norm = W.flatten(1).norm(dim=1)
+    for at, a, tables in zip(ats, acts, decoders, strict=True):
+        norm = written_norm(tables)
         total = total + torch.tanh(scale * norm[at.feature] * a).sum()
     return total / (ats[0].n_tokens * len(ats))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tl_attribution.errors import FormatError
 from tl_attribution.training.distributed import FEATURES, Team
 from tl_attribution.training.trainee import Trainee
 
@@ -63,8 +64,14 @@ class Optimiser:
         return out
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Take over what :meth:`tensors` gave after ``step`` updates."""
+        """Take over what :meth:`tensors` gave after ``step`` updates. Raises FormatError if that
+        was in another version, whose weights are called otherwise."""
         for name, parameter in self.trainee.named_parameters():
+            if name not in tensors:
+                raise FormatError(
+                    f"the checkpoint holds no {name}: another version of tl-attribution wrote it; "
+                    "go on with that version, or start anew with --overwrite"
+                )
             part = self._part(self.trainee.sharded(name))
             parameter.data.copy_(part(tensors[name]))
             if f"{name}:{MOMENTS[0]}" in tensors:

@@ -8,6 +8,7 @@ of the table.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,10 @@ from tl_attribution.training import kernels
 
 DENSE_ABOVE = 0.1
 """Share of active entries from which dense products are faster than sparse ones."""
+
+Tables = Sequence[Float[Tensor, "feature d_model"]]
+"""The decoder of one layer: what its features write to that layer, and to each one after it. A
+table alone fits a cache."""
 
 
 class Active(NamedTuple):
@@ -106,14 +111,25 @@ def sum_by_feature(at: Active, values: Tensor, tables: Sequence[Tensor]) -> list
     ]
 
 
-def products(at: Active, rows: Tensor, table: Tensor) -> Tensor:
-    """rows[token] · table[feature] for every entry: [active] from [token, d] and [feature, d]."""
+def products(at: Active, rows: Sequence[Tensor], tables: Sequence[Tensor]) -> Tensor:
+    """Σ over tables of rows[token] · table[feature] for every entry: [active] from as many
+    [token, d] as [feature, d]."""
+    pairs = list(zip(rows, tables, strict=True))
     if at.dense:
-        return (rows @ table.T)[at.token, at.feature]
+        return sum_of([row @ table.T for row, table in pairs])[at.token, at.feature]
     # The gradient of embedding_bag with respect to its weights is just this.
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        rows, table, at.feature, at.token_start, at.token, 0
+    product = torch.ops.aten._embedding_bag_per_sample_weights_backward
+    return sum_of(
+        [product(row, table, at.feature, at.token_start, at.token, 0) for row, table in pairs]
     )
+
+
+def sum_of(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of some tensors, in the first one's place."""
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
 
 
 class Encode(torch.autograd.Function):
@@ -138,23 +154,28 @@ class Encode(torch.autograd.Function):
         return None, None, sum_by_feature(at, grad, [x])[0], bias, None
 
 
+def written_norm(tables: Tables) -> Float[Tensor, " feature"]:
+    """Length of all that each feature writes."""
+    return torch.stack([table.norm(dim=1) for table in tables]).norm(dim=0)
+
+
 class Decode(torch.autograd.Function):
     """What the active features of all layers write, [layer, token, d_model].
 
-    Takes the entries of every layer, then each layer's values [active], then each layer's decoders
-    [feature, written, d_model].
+    Takes the entries of every layer and the number of its tables, then each layer's values
+    [active], then all tables of the first layer, of the second, and so on.
     """
 
     @staticmethod
-    def forward(ctx: Any, ats: tuple[Active, ...], *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, ats: tuple[Active, ...], written: tuple[int, ...], *tensors: Tensor
+    ) -> Tensor:
         """Sum over source layers, each written to its own and later layers."""
-        n = len(ats)
-        values, decoders = tensors[:n], tensors[n:]
-        ctx.ats = ats
+        ctx.ats, ctx.written = ats, written
         ctx.save_for_backward(*tensors)
-        out = values[0].new_zeros(n, ats[0].n_tokens, decoders[0].shape[2])
-        for layer, (at, a, W) in enumerate(zip(ats, values, decoders, strict=True)):
-            tables = [table.contiguous() for table in W.unbind(1)]  # each fits a cache
+        values, decoders = _by_layer(tensors, written)
+        out = values[0].new_zeros(len(ats), ats[0].n_tokens, decoders[0][0].shape[1])
+        for layer, (at, a, tables) in enumerate(zip(ats, values, decoders, strict=True)):
             for to, made in enumerate(sum_by_token(at, a, tables), layer):
                 out[to] += made
         return out
@@ -162,29 +183,39 @@ class Decode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         """Gradients of values and decoders."""
-        n, grad = len(ctx.ats), grads[0].contiguous()
-        values, decoders = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
-        to_values, to_decoders = [], []
-        for layer, (at, a, W) in enumerate(zip(ctx.ats, values, decoders, strict=True)):
-            rows = grad[layer : layer + W.shape[1]]
-            to_values.append(products(at, rows.transpose(0, 1).flatten(1), W.flatten(1)))
-            to_decoders.append(torch.stack(sum_by_feature(at, a, rows.unbind()), dim=1))
-        return None, *to_values, *to_decoders
+        grad = grads[0].contiguous()
+        values, decoders = _by_layer(ctx.saved_tensors, ctx.written)
+        to_values, to_tables = [], []
+        for layer, (at, a, tables) in enumerate(zip(ctx.ats, values, decoders, strict=True)):
+            rows = grad[layer : layer + len(tables)].unbind()
+            to_values.append(products(at, rows, tables))
+            to_tables += sum_by_feature(at, a, rows)
+        return None, None, *to_values, *to_tables
+
+
+def _by_layer(
+    tensors: Sequence[Tensor], written: Sequence[int]
+) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """Each layer's values, and each layer's tables."""
+    rest = iter(tensors)
+    values = list(islice(rest, len(written)))
+    return values, [list(islice(rest, n)) for n in written]
 
 
 def decode(
-    ats: list[Active], values: list[Tensor], decoders: list[Tensor]
+    ats: Sequence[Active], values: Sequence[Tensor], decoders: Sequence[Tables]
 ) -> Float[Tensor, "layer token d_model"]:
     """What the active features write: see :class:`Decode`, the dense product's equal."""
-    return Decode.apply(tuple(ats), *values, *decoders)
+    written = tuple(len(tables) for tables in decoders)
+    return Decode.apply(tuple(ats), written, *values, *chain.from_iterable(decoders))
 
 
 def decode_dense(
-    ats: list[Active], values: list[Tensor], decoders: list[Tensor]
+    ats: Sequence[Active], values: Sequence[Tensor], decoders: Sequence[Tables]
 ) -> Float[Tensor, "layer token d_model"]:
     """The same by dense products: slow, obvious, and the reference in tests."""
-    out = [decoders[0].new_zeros(ats[0].n_tokens, decoders[0].shape[2]) for _ in ats]
-    for layer, (at, a, W) in enumerate(zip(ats, values, decoders, strict=True)):
-        for k in range(W.shape[1]):
-            out[layer + k] = out[layer + k] + at.fill(a) @ W[:, k]
+    out = [values[0].new_zeros(ats[0].n_tokens, decoders[0][0].shape[1]) for _ in ats]
+    for layer, (at, a, tables) in enumerate(zip(ats, values, decoders, strict=True)):
+        for to, table in enumerate(tables, layer):
+            out[to] = out[to] + at.fill(a) @ table
     return torch.stack(out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -55,11 +55,12 @@ class Trainee(nn.Module):
         self.config, self.team = config, team
         self.n_layers, self.d_model = n_layers, d_model
         self.n_features = config.n_features // config.feature_shards
-        self.W_enc, self.W_dec = nn.ParameterList(), nn.ParameterList()
+        self.W_enc, self.W_dec = nn.ParameterList(), nn.ModuleList()
         for layer in range(n_layers):
             encoder, decoder = self._draw(layer)
             self.W_enc.append(nn.Parameter(team.local(encoder, 0)))
-            self.W_dec.append(nn.Parameter(team.local(decoder, 0)))
+            tables = [nn.Parameter(team.local(table, 0).contiguous()) for table in decoder]
+            self.W_dec.append(nn.ParameterList(tables))
         self.b_enc = nn.ParameterList([nn.Parameter(torch.zeros(self.n_features)) for _ in self])
         self.b_dec = nn.Parameter(torch.zeros(n_layers, d_model))
         if config.skip:
@@ -84,7 +85,13 @@ class Trainee(nn.Module):
         widest = (self.n_layers * self.d_model) ** -0.5
         encoder.uniform_(-(c.n_features**-0.5), c.n_features**-0.5, generator=rng)
         decoder.uniform_(-widest, widest, generator=rng)
-        return encoder, decoder
+        return encoder, decoder.transpose(0, 1)
+
+    @property
+    def decoders(self) -> list[list[Tensor]]:
+        """What each layer's features write, a table [feature, d_model] for each layer written
+        to."""
+        return [list(cast("nn.ParameterList", tables)) for tables in self.W_dec]
 
     def sharded(self, name: str) -> int | None:
         """The dimension along which a parameter is divided by feature, or None if it is not."""
@@ -99,7 +106,7 @@ class Trainee(nn.Module):
         c = self.config
         layers = self._encode(batch.inputs, step)
         acts = [self._gate(layer, made) for layer, made in enumerate(layers)]
-        written = sparse.decode([made.at for made in layers], acts, list(self.W_dec))
+        written = sparse.decode([made.at for made in layers], acts, self.decoders)
         recon = self.team.sum_features(written) + self.b_dec[:, None]
         if c.skip:
             recon = recon + batch.inputs @ self.W_skip.mT
@@ -108,7 +115,7 @@ class Trainee(nn.Module):
         parts = {"error": squared.mean()}
         if c.activation in ("jumprelu", "relu"):
             ats = [made.at for made in layers]
-            penalty = losses.tanh_penalty(ats, acts, list(self.W_dec), c.tanh_scale)
+            penalty = losses.tanh_penalty(ats, acts, self.decoders, c.tanh_scale)
             parts["sparsity"] = c.sparsity_at(step) * self._over_shards(penalty)
         if (c.aux_k or c.preactivation) and self.team.any(bool(dead.any())):
             parts |= self._revive(batch.inputs, error.detach(), dead)
@@ -163,7 +170,7 @@ class Trainee(nn.Module):
 
     def _norm(self, layer: int) -> Tensor:
         """Length of all that each feature writes, [feature]."""
-        return self.W_dec[layer].detach().flatten(1).norm(dim=1)
+        return sparse.written_norm([table.detach() for table in self.decoders[layer]])
 
     # BatchTopK: the largest activations · decoder norms of a batch, over all layers or in each
 
@@ -231,7 +238,7 @@ class Trainee(nn.Module):
             W, b = self.W_enc[layer], self.b_enc[layer]
             ats.append(at)
             values.append(sparse.Encode.apply(at, inputs[layer], W, b, held[mask]))
-        return self.team.sum_features(sparse.decode(ats, values, list(self.W_dec)))
+        return self.team.sum_features(sparse.decode(ats, values, self.decoders))
 
     def _push(self, layer: int, index: Tensor, pre: Tensor) -> Tensor:
         """Mean over tokens of Σ relu(least − pre) · ‖W_dec,i‖ over dead features, ``least`` being
@@ -259,7 +266,7 @@ class Trainee(nn.Module):
         return LayerWeights(
             W_enc=full(self.W_enc[layer].detach(), 0),
             b_enc=full(self.b_enc[layer].detach(), 0),
-            W_dec=full(self.W_dec[layer].detach(), 0),
+            W_dec=torch.stack([full(W.detach(), 0) for W in self.decoders[layer]], dim=1),
             b_dec=self.b_dec[layer].detach(),
             W_skip=self.W_skip[layer].detach() if self.config.skip else None,
         )
