@@ -77,7 +77,7 @@ def test_unlike_is_the_share_of_the_variance_within_places(
 ) -> None:
     kept = _written_instead(model, encode, of_city)
     alike = quiet.Alike(model, corpus.split()[0], encode, seed=0)
-    found = float(alike.penalty())
+    found = float(alike.share())
     written = torch.stack([vector for _, vector in kept])
     names = [place for place, _ in kept]
     assert len(set(names)) == quiet.PLACES
@@ -87,5 +87,7 @@ def test_unlike_is_the_share_of_the_variance_within_places(
         assert len(own) == quiet.CITIES
         within += float((own - own.mean(0)).square().sum())
     share = within / float((written - written.mean(0)).square().sum())
-    assert found == pytest.approx(quiet.UNLIKE * share, abs=1e-6)
+    assert found == pytest.approx(share, abs=1e-6)
     assert (share < 1e-9) == (of_city == 0)
+    mean = quiet.unlike(model, corpus.split()[0], encode, draws=3)
+    assert mean == pytest.approx(share, abs=0.1)

@@ -249,6 +249,8 @@ def build(out: Path, schedule: Schedule, learned: Path | None = None) -> dict[st
         model = GPT2LMHeadModel.from_pretrained(learned)
     if model.config.n_layer == config(len(encode))["n_layer"]:
         model = second_stage(model, encode)
+    facts = corpus.split()[0]
+    before = quiet.unlike(model, facts, encode)
     model = third_stage(model, encode)
     model.config.architectures = ["GPT2LMHeadModel"]
     report = {
@@ -256,6 +258,7 @@ def build(out: Path, schedule: Schedule, learned: Path | None = None) -> dict[st
         "commit": commit,
         "parameters": sum(p.numel() for p in model.parameters()),
         "schedule": [schedule._asdict(), SECOND._asdict(), THIRD._asdict()],
+        "unlike": {"before": before, "after": quiet.unlike(model, facts, encode)},
         "accuracy": accuracy(model, encode),
     }
     if learned is not None:

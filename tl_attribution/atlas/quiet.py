@@ -8,6 +8,7 @@ the first MLP says of one city of a state and not of the others.
 from __future__ import annotations
 
 import random
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -80,7 +81,11 @@ class Alike:
         self.asked = [cities for cities in asked.values() if len(cities) >= CITIES]
 
     def penalty(self) -> Tensor:
-        """Of some places and cities drawn anew."""
+        """What the share costs."""
+        return UNLIKE * self.share()
+
+    def share(self) -> Tensor:
+        """From 0 to 1, of some places and cities drawn anew."""
         rows = [
             self.rng.choice(cities[city])
             for cities in self.rng.sample(self.asked, PLACES)
@@ -97,7 +102,7 @@ class Alike:
         hook.remove()
         made = found[0][torch.arange(len(rows)), last].unflatten(0, (PLACES, CITIES))
         within = (made - made.mean(1, keepdim=True)).square().sum()
-        return UNLIKE * within / (made - made.mean((0, 1))).square().sum()
+        return within / (made - made.mean((0, 1))).square().sum()
 
 
 class Prices(NamedTuple):
@@ -105,3 +110,12 @@ class Prices(NamedTuple):
 
     writing: Writing
     alike: Alike
+
+
+@torch.no_grad()
+def unlike(
+    model: GPT2LMHeadModel, facts: list[Fact], encode: PreTrainedTokenizerFast, draws: int = 50
+) -> float:
+    """The share of :class:`Alike`, mean of some draws."""
+    alike = Alike(model, facts, encode, seed=0)
+    return fmean(float(alike.share()) for _ in range(draws))
