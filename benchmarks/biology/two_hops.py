@@ -20,6 +20,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import concepts
 import figures
@@ -41,6 +43,7 @@ ABOUT = (
 )
 CITY, END = -2, -1
 THRESHOLD = 0.05
+TELLS = 0.7
 
 N = len(STATES)
 TEXAS = [s.name for s in STATES].index("Texas")
@@ -114,35 +117,43 @@ facts = Asked(
 active = concepts.activations(atlas, facts.prompts, (CITY, END))
 told = concepts.tell(active, facts.labels)
 graph = tla.attribute(atlas.model, PROMPT.format("Dallas"), atlas.dictionary)
-pruned = graph.prune()
-drawn = {(n.position - len(graph.about.tokens), n.layer, n.index): n
-         for n in pruned.nodes if n.kind == "feature"}  # fmt: skip
+features = sorted(
+    (n for n in graph.nodes if n.kind == "feature"), key=lambda n: n.influence, reverse=True
+)
+place = {(n.position - len(graph.about.tokens), n.layer, n.index): number
+         for number, n in enumerate(features, 1)}  # fmt: skip
 
 
 def best(i: int, at: int) -> tuple[float, int, int]:
-    """How well (F1) the best feature at a position tells a state, its layer and index."""
+    """How well (F1) the feature that tells a state best at a position does so, its layer and
+    index."""
     f1 = told.f1[i, at]
     layer, feature = divmod(int(f1.argmax()), f1.shape[1])
     return float(f1[layer, feature]), layer, feature
 
 
-rows = []
-for at, position in enumerate((CITY, END)):
+def detector(at: int) -> dict[str, Any]:
+    """The feature that tells Texas best at a position."""
     f1, layer, feature = best(TEXAS, at)
-    where = TEXAS, at, layer, feature
-    rows.append(
-        [
-            f"“{pruned.about.tokens[position].strip()}”, layer {layer}, feature {feature}",
-            float(told.precision[where]),
-            float(told.recall[where]),
-            "yes" if (position, layer, feature) in drawn else "no",
-            sum(best(i, at)[0] >= 0.7 for i in range(N)),
-        ]
-    )
+    return {
+        "layer": layer,
+        "feature": feature,
+        "precision": float(told.precision[TEXAS, at, layer, feature]),
+        "recall": float(told.recall[TEXAS, at, layer, feature]),
+        "f1": f1,
+        "place": place.get(((CITY, END)[at], layer, feature)),
+    }
+
+
+detectors = {"at the city": detector(0), "at the end": detector(1)}
+states_told = [sum(best(i, at)[0] >= TELLS for i in range(N)) for at in (0, 1)]
 pages.table(
-    ["the feature that tells Texas best", "precision", "recall", "in the pruned Dallas graph",
-     "states that a feature tells with F1 of 0.7 or more"],
-    rows,
+    ["", "the feature that tells Texas best", "precision", "recall",
+     f"place by influence in the Dallas graph, of {len(features)}",
+     f"states that a feature tells with F1 of {TELLS:g} or more"],
+    [[where, f"layer {d['layer']}, feature {d['feature']}", d["precision"], d["recall"],
+      d["place"] or "not active", f"{n} of {N}"]
+     for (where, d), n in zip(detectors.items(), states_told, strict=True)],
 )  # fmt: skip
 
 # %% [markdown]
@@ -254,6 +265,7 @@ parts = {
     **{f"layers 0–{top}" if top else "layer 0": state.within(layers=range(top + 1))
        for top in range(atlas.dictionary.n_layers)},
     "when the region is asked, too": state_features(THRESHOLD, STATE, REGION),
+    f"that tell it alone (F1 of {TELLS:g})": replace(state, members=told.f1 >= TELLS),
     "at the city": state.within(positions=[CITY]),
     "at the end": state.within(positions=[END]),
 }  # fmt: skip
@@ -300,6 +312,9 @@ pages.finish(
     "Two hops",
     [pages.Test("state → another state", len(swaps), outcome.rate, outcome.control_rate)],
     features_of_a_state=state.size(),
+    features_in_the_graph=len(features),
+    texas=detectors,
+    states_told=states_told,
     paths_through_the_state=via_state,
     never_trained_on=by_source["questions never trained on"],
     trained_on=by_source["questions trained on"],

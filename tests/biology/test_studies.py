@@ -75,6 +75,13 @@ def test_a_study_reaches_its_rates(study: str, shown: dict[str, dict[str, Any]])
         assert test["control"] <= MOST_CONTROL[study], test
 
 
+def test_the_dallas_graph_holds_a_feature_of_texas(shown: dict[str, dict[str, Any]]) -> None:
+    study = shown["two_hops"]
+    best = max(study["texas"].values(), key=lambda found: found["f1"])
+    assert best["place"] <= study["features_in_the_graph"] / 3  # by influence
+    assert min(best["precision"], best["recall"]) >= 0.8
+
+
 def test_the_index_is_that_of_the_results(
     run: ModuleType, shown: dict[str, dict[str, Any]]
 ) -> None:
