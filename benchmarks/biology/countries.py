@@ -42,7 +42,7 @@ RELATIONS = {
     for name in ("capital", "currency", "language", "continent")
 }
 CITY, END = -2, -1
-THRESHOLD = 0.1
+THRESHOLD = 0.03
 N = len(COUNTRIES)
 
 # %% [markdown]

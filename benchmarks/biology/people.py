@@ -78,7 +78,7 @@ stranger = next(
 )  # fmt: skip
 made, both = figures.figure(11, 4.2, 2)
 for axes, name in zip(both, (person, stranger), strict=True):
-    graph = tla.attribute(atlas.model, prompt("sport", name), atlas.dictionary).prune()
+    graph = tla.attribute(atlas.model, prompt("sport", name), atlas.dictionary)
     last = len(graph.about.tokens) - 1
     answer = max((n for n in graph.nodes if n.kind == "logit"), key=lambda n: n.influence)
     wanted = {**dict(zip(name.split(), (FIRST, LAST), strict=True)), "the end": END}

@@ -286,7 +286,9 @@ right_axes.invert_yaxis()
 right_axes.set_title("Some of them only")
 figures.percent(right_axes, "wanted answer", "x")
 pages.show(
-    figure, "size", "What a swap needs: many features, those of all layers, and both positions."
+    figure,
+    "size",
+    "What a swap needs: many features, and those of both positions; each layer adds to it.",
 )
 
 # %% [markdown]

@@ -13,15 +13,15 @@ import tl_attribution as tla  # lazy: nothing heavy is imported before it is use
 from tl_attribution.errors import InputError, nearest
 
 ATLAS = {
-    "n_features": 512,
-    "tokens": 10_000_000,
-    "k": 10,
+    "n_features": 384,
+    "tokens": 8_000_000,
+    "k": 4,
     "k_start": 24,
-    "k_anneal": 0.03,
+    "k_anneal": 0.6,
     "batch": 1024,
     "buffer": 131_072,
     "concat": False,
-    "learning_rate": 1.2e-3,
+    "learning_rate": 2.4e-3,
     "aux_k": 0,
     "preactivation": 1e-3,
     "dead_after": 250_000,
