@@ -280,6 +280,7 @@ class Run:
             self._tell(lambda w: w.on_checkpoint(self.step, folder))
 
     def _finish(self) -> Transcoder:
+        self.trainee.zero_grad()  # makes room for the dictionary
         made = self.trainee.to_dictionary(self.scales, self._calibrated(), self.host.name)
         folder = None
         if self.out is not None and self.team.first:
