@@ -75,7 +75,7 @@ def main() -> None:
     """Print the two tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", type=int, nargs=2, metavar=("LAYERS", "FEATURES"))
-    parser.add_argument("--buffer", type=int, default=65_536, help="tokens held and shuffled")
+    parser.add_argument("--buffer", type=int, default=262_144, help="tokens held and shuffled")
     given = parser.parse_args()
     if given.one:
         print(json.dumps(measure(*given.one, given.buffer)))

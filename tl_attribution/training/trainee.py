@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -87,11 +87,14 @@ class Trainee(nn.Module):
         decoder.uniform_(-widest, widest, generator=rng)
         return encoder, decoder.transpose(0, 1)
 
+    def tables(self, layer: int) -> list[Tensor]:
+        """What a layer's features write, a table [feature, d_model] for each layer written to."""
+        return list(self.W_dec[layer].parameters())
+
     @property
     def decoders(self) -> list[list[Tensor]]:
-        """What each layer's features write, a table [feature, d_model] for each layer written
-        to."""
-        return [list(cast("nn.ParameterList", tables)) for tables in self.W_dec]
+        """The tables of every layer."""
+        return [self.tables(layer) for layer in self]
 
     def sharded(self, name: str) -> int | None:
         """The dimension along which a parameter is divided by feature, or None if it is not."""
@@ -170,7 +173,7 @@ class Trainee(nn.Module):
 
     def _norm(self, layer: int) -> Tensor:
         """Length of all that each feature writes, [feature]."""
-        return sparse.written_norm([table.detach() for table in self.decoders[layer]])
+        return sparse.written_norm([table.detach() for table in self.tables(layer)])
 
     # BatchTopK: the largest activations · decoder norms of a batch, over all layers or in each
 
@@ -266,7 +269,7 @@ class Trainee(nn.Module):
         return LayerWeights(
             W_enc=full(self.W_enc[layer].detach(), 0),
             b_enc=full(self.b_enc[layer].detach(), 0),
-            W_dec=torch.stack([full(W.detach(), 0) for W in self.decoders[layer]], dim=1),
+            W_dec=torch.stack([full(W.detach(), 0) for W in self.tables(layer)], dim=1),
             b_dec=self.b_dec[layer].detach(),
             W_skip=self.W_skip[layer].detach() if self.config.skip else None,
         )
