@@ -76,7 +76,7 @@ def _store(model: Any, host: Host, hooks: list[str], options: dict[str, Any]) ->
         return ActivationsStore.from_config_multi_hook(
             model,
             # Never read: the rows come from our own sources. It is looked at once.
-            dataset=[{"tokens": [0, 0]}],  # type: ignore[arg-type]
+            dataset=[{"tokens": [0, 0]}],  # type: ignore[arg-type]  # a list will do
             hook_names=names,
             hook_d_ins=dict.fromkeys(names, host.d_model),
             context_size=2,

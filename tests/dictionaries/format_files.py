@@ -313,7 +313,7 @@ def llamascopium(m: Made, act: str = "jumprelu") -> Case:
     factor = [WIDTH**0.5 / norm for norm in into]
     pre = m.pre(torch.stack([m.x[i] * factor[i] for i in range(LAYERS)]))
     norms = [
-        sum(m.out[s, t].square().sum(1) for t in range(s, LAYERS)).sqrt()  # type: ignore[union-attr]
+        sum(m.out[s, t].square().sum(1) for t in range(s, LAYERS)).sqrt()  # type: ignore[union-attr]  # never 0
         for s in range(LAYERS)
     ]
     acts = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,13 +47,13 @@ def test_topk_keeps_the_k_largest_that_are_positive(k: int, seed: int) -> None:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize("cross", [True, False])
-def test_decode_is_the_sum_the_definition_writes_out(activation: object, cross: bool) -> None:
-    dictionary = transcoder(activation, cross=cross, skip=not cross)  # type: ignore[arg-type]
+def test_decode_is_the_sum_the_definition_writes_out(activation: Any, cross: bool) -> None:
+    dictionary = transcoder(activation, cross=cross, skip=not cross)
     acts = dictionary.encode(X)
     expected = torch.zeros_like(X)
     for layer, weights in enumerate(dictionary.layers):
         pre = torch.einsum("pd,fd->pf", X[layer], weights.W_enc) + weights.b_enc
-        assert torch.allclose(acts[layer], activation(pre, layer), atol=1e-6)  # type: ignore[operator]
+        assert torch.allclose(acts[layer], activation(pre, layer), atol=1e-6)
         for k in range(weights.W_dec.shape[1]):
             expected[layer + k] += torch.einsum("pf,fd->pd", acts[layer], weights.W_dec[:, k])
         expected[layer] += weights.b_dec
@@ -82,9 +83,9 @@ def test_neurons_are_the_mlp() -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize("options", [{}, {"cross": False, "skip": True}, {"window": 2}])
 def test_save_and_load_give_the_same_dictionary(
-    activation: object, options: dict, tmp_path: Path
+    activation: Any, options: dict, tmp_path: Path
 ) -> None:
-    dictionary = transcoder(activation, **options)  # type: ignore[arg-type]
+    dictionary = transcoder(activation, **options)
     dictionary.model_name = "tiny"
     dictionary.save(tmp_path / "d")
     loaded = tla.load_dictionary(tmp_path / "d")

@@ -208,8 +208,9 @@ def test_a_feature_at_its_own_value_changes_nothing(kind: str) -> None:
         for i, node in enumerate(graph.nodes)
         if node.kind == "feature"
     ]
-    for mode in ({"propagation": "direct"}, {}, {"propagation": "constrained", "layers": range(3)}):
-        run = tla.intervene(model, graph, dictionary, same, **mode)  # type: ignore[arg-type]
+    constrained: dict[str, Any] = {"propagation": "constrained", "layers": range(3)}
+    for mode in ({"propagation": "direct"}, {}, constrained):
+        run = tla.intervene(model, graph, dictionary, same, **mode)
         close(run.logits, run.original_logits)
 
 

@@ -202,9 +202,13 @@ def test_wrong_shapes_and_options() -> None:
         sae.decode(X)
     with pytest.raises(InputError, match="nothing to fold"):
         sae.fold_activation_norm_scaling_factor(2.0)
-    for wrong in ({"normalize_activations": "layer_norm"}, {"apply_b_dec_to_input": True}):
+    wrongs: list[dict[str, Any]] = [
+        {"normalize_activations": "layer_norm"},
+        {"apply_b_dec_to_input": True},
+    ]
+    for wrong in wrongs:
         with pytest.raises(InputError, match="reads activations as they are"):
-            cross_layer.CrossLayerTranscoderConfig(d_in=3, d_sae=3, **wrong)  # type: ignore[arg-type]
+            cross_layer.CrossLayerTranscoderConfig(d_in=3, d_sae=3, **wrong)
     with pytest.raises(InputError, match="window must be between 1 and the 2 layers, got 3"):
         cross_layer.CrossLayerTranscoderConfig(d_in=3, d_sae=3, n_layers=2, window=3)
     with pytest.raises(InputError, match="this is a TranscoderSet"):
