@@ -34,20 +34,20 @@ class JumpGate(torch.autograd.Function):
 
 
 class MeanSquare(torch.autograd.Function):
-    """Mean square of each layer's error, [layer] from [layer, token, d_model]: in one pass over the
-    error, and one more for its gradient."""
+    """Mean square of each layer's error, [layer] from [layer, token, d_model], as a function of the
+    reconstruction: in one pass over the error, and one more for the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, error: Tensor) -> Tensor:
-        """The error's own gradient needs nothing else."""
+    def forward(ctx: Any, recon: Tensor, error: Tensor) -> Tensor:
+        """``error``: what was wanted less the reconstruction, already computed."""
         ctx.save_for_backward(error)
-        return torch.linalg.vector_norm(error, dim=(1, 2)).square() / error[0].numel()
+        return torch.linalg.vector_norm(error, dim=(1, 2)).square() / recon[0].numel()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """Gradient of the error."""
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Gradient of the reconstruction."""
         (error,) = ctx.saved_tensors
-        return error * (grads[0] * 2 / error[0].numel())[:, None, None]
+        return error * (grads[0] * -2 / error[0].numel())[:, None, None], None
 
 
 def tanh_penalty(

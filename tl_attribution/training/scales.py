@@ -25,8 +25,8 @@ class Scales(NamedTuple):
     def normalise(self, batch: Batch) -> Batch:
         """The batch in normalised units."""
         return Batch(
-            (batch.inputs - self.input_mean[:, None]) / self.input_scale[:, None, None],
-            (batch.outputs - self.output_mean[:, None]) / self.output_scale[:, None, None],
+            (batch.inputs - self.input_mean[:, None]).div_(self.input_scale[:, None, None]),
+            (batch.outputs - self.output_mean[:, None]).div_(self.output_scale[:, None, None]),
         )
 
     def fold(self, layer: int, weights: LayerWeights) -> LayerWeights:

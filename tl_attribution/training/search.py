@@ -35,8 +35,10 @@ def above(
     """Tokens and features at which a pre-activation is above its feature's least, ordered by token,
     and the pre-activations, [found] each; of these, with ``k``, the k largest of each token."""
     found, first = [], 0
-    for part in x.split(max(1, AT_ONCE.get(x.device.type, MANY) // len(encoder.b))):
-        token, *rest = _above(part, encoder, least, k, team)
+    parts = x.split(max(1, AT_ONCE.get(x.device.type, MANY) // len(encoder.b)))
+    room = x.new_empty(len(parts[0]), len(encoder.b))  # the same for all: a cache holds it
+    for part in parts:
+        token, *rest = _above(part, encoder, least, k, team, room[: len(part)])
         found.append((token + first, *rest))
         first += len(part)
     if len(found) == 1:
@@ -46,10 +48,10 @@ def above(
 
 
 def _above(
-    x: Tensor, encoder: Encoder, least: Tensor, k: int | None, team: Team
+    x: Tensor, encoder: Encoder, least: Tensor, k: int | None, team: Team, room: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     b = encoder.b
-    dense = _product(x, encoder)
+    dense = _product(x, encoder, room)
     if k is None:
         mask = kernels.greater(dense, least - b)
     else:
@@ -59,8 +61,8 @@ def _above(
     return token, feature, dense.flatten().index_select(0, at) + b.index_select(0, feature)
 
 
-def _product(x: Tensor, encoder: Encoder) -> Tensor:
+def _product(x: Tensor, encoder: Encoder, room: Tensor) -> Tensor:
     """All pre-activations of a layer, without the bias, [token, feature]."""
     if encoder.dtype == "bfloat16":
         return (x.bfloat16() @ encoder.W.bfloat16().T).float()
-    return x @ encoder.W.T
+    return torch.mm(x, encoder.W.T, out=room)

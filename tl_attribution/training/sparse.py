@@ -117,11 +117,12 @@ def products(at: Active, rows: Sequence[Tensor], tables: Sequence[Tensor]) -> Te
     pairs = list(zip(rows, tables, strict=True))
     if at.dense:
         return sum_of([row @ table.T for row, table in pairs])[at.token, at.feature]
-    # The gradient of embedding_bag with respect to its weights is just this.
+    # The gradient of embedding_bag with respect to its weights is just this. By feature, a table is
+    # read once from its beginning to its end, and the smaller rows stay in the cache.
     product = torch.ops.aten._embedding_bag_per_sample_weights_backward
-    return sum_of(
-        [product(row, table, at.feature, at.token_start, at.token, 0) for row, table in pairs]
-    )
+    feature, token, start = at.feature.index_select(0, at.order), at.sorted_token, at.feature_start
+    total = sum_of([product(table, row, token, start, feature, 0) for row, table in pairs])
+    return torch.empty_like(total).index_copy_(0, at.order, total)
 
 
 def sum_of(parts: Sequence[Tensor]) -> Tensor:
@@ -156,7 +157,7 @@ class Encode(torch.autograd.Function):
 
 def written_norm(tables: Tables) -> Float[Tensor, " feature"]:
     """Length of all that each feature writes."""
-    return torch.stack([table.norm(dim=1) for table in tables]).norm(dim=0)
+    return torch.stack([table.norm(dim=1) for table in tables], dim=1).norm(dim=1)
 
 
 class Decode(torch.autograd.Function):

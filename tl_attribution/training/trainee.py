@@ -113,15 +113,15 @@ class Trainee(nn.Module):
         recon = self.team.sum_features(written) + self.b_dec[:, None]
         if c.skip:
             recon = recon + batch.inputs @ self.W_skip.mT
-        error = batch.outputs - recon
-        squared = losses.MeanSquare.apply(error)
+        error = batch.outputs - recon.detach()
+        squared = losses.MeanSquare.apply(recon, error)
         parts = {"error": squared.mean()}
         if c.activation in ("jumprelu", "relu"):
             ats = [made.at for made in layers]
             penalty = losses.tanh_penalty(ats, acts, self.decoders, c.tanh_scale)
             parts["sparsity"] = c.sparsity_at(step) * self._over_shards(penalty)
         if (c.aux_k or c.preactivation) and self.team.any(bool(dead.any())):
-            parts |= self._revive(batch.inputs, error.detach(), dead)
+            parts |= self._revive(batch.inputs, error, dead)
         return Outcome(
             loss=torch.stack(list(parts.values())).sum(),
             parts={name: part.detach() for name, part in parts.items()},
