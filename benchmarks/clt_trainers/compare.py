@@ -26,9 +26,10 @@ SHAPE = ("layers", "width", "features", "k", "batch", "threads")
 
 
 def run(python: str, name: str, options: dict[str, Any]) -> dict[str, Any] | None:
-    """One trainer's line, or None if it failed."""
-    command = [python, str(HERE / f"{name}.py")]
-    for option, value in options.items():
+    """One trainer's line, or None if it failed. Its name may end in options of its script."""
+    script, *own = name.split(":")
+    command = [python, str(HERE / f"{script}.py")]
+    for option, value in [*options.items(), *(text.split("=") for text in own)]:
         command += [f"--{option}", str(value)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE)
     if done.returncode:
@@ -65,13 +66,13 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--peer", action="append", default=[], help="NAME=PYTHON")
+    parser.add_argument("--peer", action="append", default=[], help="NAME[:OPTION=VALUE]=PYTHON")
     parser.add_argument("--activations", type=Path)
     parser.add_argument("--quality-steps", type=int, default=1000)
     parser.add_argument("--rates", type=float, nargs="*", default=[1e-3, 3e-3, 1e-2])
     given = parser.parse_args()
     shape = {name: getattr(given, name) for name in SHAPE}
-    trainers = {"ours": sys.executable} | dict(p.split("=", 1) for p in given.peer)
+    trainers = {"ours": sys.executable} | dict(p.rsplit("=", 1) for p in given.peer)
     speed(trainers, shape, given.steps, given.repeat)
     if given.activations:
         rates = [None, *given.rates]
@@ -93,7 +94,7 @@ def speed(trainers: dict[str, str], shape: dict[str, Any], steps: int, repeat: i
         if lines:
             pace = statistics.median(r["tokens_per_second"] for r in lines)
             rss = max(r["peak_rss_gb"] for r in lines)
-            print(f"{name:24} {pace:10,.0f} tokens/s  ×{ours / pace:5.2f}  {rss:5.2f} GB")
+            print(f"{name:30} {pace:10,.0f} tokens/s  ×{ours / pace:5.2f}  {rss:5.2f} GB")
     share = ours * flops(shape) / statistics.median(peak)
     print(f"ours reaches {share:.0%} of the machine's matmul speed, counting what must be computed")
 
@@ -115,7 +116,7 @@ def quality(
                 best = (made["nmse"], {**made, "rate": rate})
         if best:
             rate = best[1]["rate"] or "its default"
-            print(f"{name:24} NMSE {best[0]:.4f}  L0 {best[1]['l0']:.1f}  rate {rate}")
+            print(f"{name:30} NMSE {best[0]:.4f}  L0 {best[1]['l0']:.1f}  rate {rate}")
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ class Optimiser:
     def update(self, loss: Tensor, step: int) -> float:
         """One step down the gradient of ``loss``; returns the gradient's norm before clipping. The
         weights are left as they are if it is not finite."""
-        self.adam.zero_grad(set_to_none=True)
         loss.backward()
         self.team.average_gradients(self.trainee.parameters())
         norm = self._clip()
         if math.isfinite(norm):
             self.adam.param_groups[0]["lr"] = self.config.rate_at(step)
             self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
         return norm
 
     def _clip(self) -> float:

@@ -29,7 +29,7 @@ from tl_attribution.training.interrupts import interrupts
 from tl_attribution.training.optimiser import Optimiser
 from tl_attribution.training.trainee import Outcome, Trainee
 
-READ_AT_ONCE = 8192
+READ_AT_ONCE = 4096
 """Tokens of one forward pass of the model."""
 CALIBRATION = 16
 """Batches over which BatchTopK's threshold is averaged at the end."""
@@ -280,7 +280,6 @@ class Run:
             self._tell(lambda w: w.on_checkpoint(self.step, folder))
 
     def _finish(self) -> Transcoder:
-        self.trainee.zero_grad()  # makes room for the dictionary
         made = self.trainee.to_dictionary(self.scales, self._calibrated(), self.host.name)
         folder = None
         if self.out is not None and self.team.first:
