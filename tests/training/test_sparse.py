@@ -31,8 +31,8 @@ def test_every_product_equals_the_dense_one(
     dense = values * mask
     torch.testing.assert_close(at.fill(a), dense)
     table, rows = torch.randn(features, width), torch.randn(tokens, width)
-    torch.testing.assert_close(sparse.sum_by_token(at, a, [table])[0], dense @ table)
-    torch.testing.assert_close(sparse.sum_by_feature(at, a, [rows])[0], dense.T @ rows)
+    torch.testing.assert_close(sparse.product(at.by_token(a), table), dense @ table)
+    torch.testing.assert_close(sparse.product(at.by_feature(a), rows), dense.T @ rows)
     torch.testing.assert_close(
         sparse.products(at, [rows, 2 * rows], [table, table]),
         (3 * rows @ table.T)[at.token, at.feature],

@@ -1,12 +1,13 @@
 """Sparse products of a dictionary: their cost follows the active features, not the width.
 
-All three are sums of weighted rows, so one library kernel serves them on CPUs and GPUs: PyTorch's
-``embedding_bag``. Its forward pass, with the roles of rows and bags exchanged, is also the gradient
-of the table.
+What features write, and the gradients of weights, are products with a sparse matrix, for which
+PyTorch has a library's kernel on a CPU (MKL) and on a GPU (cuSPARSE). The gradient of values is
+that of ``embedding_bag``'s weights.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from tl_attribution.training import kernels
 
@@ -30,25 +30,25 @@ class Active(NamedTuple):
     """Which features of one layer are active on which tokens, ordered by token.
 
     ``order`` sorts the entries by feature, ``sorted_token`` are their tokens then; the starts say
-    where each token's entries begin, and each feature's among the sorted ones.
+    where each token's entries begin, each feature's among the sorted ones, and where the last end.
     """
 
     token: Int[Tensor, " active"]
     feature: Int[Tensor, " active"]
     order: Int[Tensor, " active"]
     sorted_token: Int[Tensor, " active"]
-    token_start: Int[Tensor, " token"]
-    feature_start: Int[Tensor, " feature"]
+    token_start: Int[Tensor, " token+1"]
+    feature_start: Int[Tensor, " feature+1"]
 
     @property
     def n_tokens(self) -> int:
         """Tokens of the batch."""
-        return len(self.token_start)
+        return len(self.token_start) - 1
 
     @property
     def n_features(self) -> int:
         """Features of the layer."""
-        return len(self.feature_start)
+        return len(self.feature_start) - 1
 
     @property
     def dense(self) -> bool:
@@ -60,6 +60,31 @@ class Active(NamedTuple):
         out = values.new_zeros(self.n_tokens, self.n_features)
         out[self.token, self.feature] = values
         return out
+
+    def by_token(self, values: Float[Tensor, " active"]) -> Float[Tensor, "token feature"]:
+        """The entries as a matrix that is sparse, or dense where that is faster."""
+        if self.dense:
+            return self.fill(values)
+        return _sparse(self.token_start, self.feature, values, self.n_features)
+
+    def by_feature(self, values: Float[Tensor, " active"]) -> Float[Tensor, "feature token"]:
+        """The same, transposed."""
+        if self.dense:
+            return self.fill(values).T
+        sorted_values = values.index_select(0, self.order)
+        return _sparse(self.feature_start, self.sorted_token, sorted_values, self.n_tokens)
+
+
+def _sparse(start: Tensor, column: Tensor, values: Tensor, width: int) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            start.int(),
+            column.int(),
+            values,
+            (len(start) - 1, width),
+            check_invariants=False,
+        )
 
 
 def active(mask: Tensor) -> Active:
@@ -83,32 +108,15 @@ def indexed(token: Tensor, feature: Tensor, n_tokens: int, n_features: int) -> A
 
 def _starts(index: Tensor, n: int) -> Tensor:
     counts = torch.bincount(index, minlength=n)
-    return counts.cumsum(0) - counts
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
-def sum_by_token(at: Active, values: Tensor, tables: Sequence[Tensor]) -> list[Tensor]:
-    """Σ over a token's features of value · table[feature]: [token, d] from each table
-    [feature, d]."""
-    if at.dense:
-        filled = at.fill(values)
-        return [filled @ table for table in tables]
-    return [
-        embedding_bag(at.feature, table, at.token_start, mode="sum", per_sample_weights=values)
-        for table in tables
-    ]
-
-
-def sum_by_feature(at: Active, values: Tensor, tables: Sequence[Tensor]) -> list[Tensor]:
-    """Σ over a feature's tokens of value · table[token]: [feature, d] from each table
-    [token, d]."""
-    if at.dense:
-        filled = at.fill(values).T
-        return [filled @ table for table in tables]
-    token, start, weights = at.sorted_token, at.feature_start, values.index_select(0, at.order)
-    return [
-        embedding_bag(token, table, start, mode="sum", per_sample_weights=weights)
-        for table in tables
-    ]
+def product(
+    matrix: Float[Tensor, "row inner"], table: Float[Tensor, "inner d"]
+) -> Float[Tensor, "row d"]:
+    """A matrix, sparse or dense, times a table."""
+    out = table.new_empty(matrix.shape[0], table.shape[1])
+    return torch.addmm(out, matrix, table, beta=0, out=out)
 
 
 def products(at: Active, rows: Sequence[Tensor], tables: Sequence[Tensor]) -> Tensor:
@@ -119,9 +127,10 @@ def products(at: Active, rows: Sequence[Tensor], tables: Sequence[Tensor]) -> Te
         return sum_of([row @ table.T for row, table in pairs])[at.token, at.feature]
     # The gradient of embedding_bag with respect to its weights is just this. By feature, a table is
     # read once from its beginning to its end, and the smaller rows stay in the cache.
-    product = torch.ops.aten._embedding_bag_per_sample_weights_backward
-    feature, token, start = at.feature.index_select(0, at.order), at.sorted_token, at.feature_start
-    total = sum_of([product(table, row, token, start, feature, 0) for row, table in pairs])
+    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward
+    feature, token = at.feature.index_select(0, at.order), at.sorted_token
+    start = at.feature_start[:-1]
+    total = sum_of([dots(table, row, token, start, feature, 0) for row, table in pairs])
     return torch.empty_like(total).index_copy_(0, at.order, total)
 
 
@@ -152,7 +161,7 @@ class Encode(torch.autograd.Function):
         """Gradients of ``W_enc`` and ``b_enc``; inputs are data and need none."""
         (x,), grad, at = ctx.saved_tensors, grads[0], ctx.at
         bias = torch.bincount(at.feature, weights=grad, minlength=at.n_features)
-        return None, None, sum_by_feature(at, grad, [x])[0], bias, None
+        return None, None, product(at.by_feature(grad), x), bias, None
 
 
 def written_norm(tables: Tables) -> Float[Tensor, " feature"]:
@@ -177,8 +186,9 @@ class Decode(torch.autograd.Function):
         values, decoders = _by_layer(tensors, written)
         out = values[0].new_zeros(len(ats), ats[0].n_tokens, decoders[0][0].shape[1])
         for layer, (at, a, tables) in enumerate(zip(ats, values, decoders, strict=True)):
-            for to, made in enumerate(sum_by_token(at, a, tables), layer):
-                out[to] += made
+            matrix = at.by_token(a)
+            for to, table in enumerate(tables, layer):
+                out[to].addmm_(matrix, table)
         return out
 
     @staticmethod
@@ -190,7 +200,8 @@ class Decode(torch.autograd.Function):
         for layer, (at, a, tables) in enumerate(zip(ctx.ats, values, decoders, strict=True)):
             rows = grad[layer : layer + len(tables)].unbind()
             to_values.append(products(at, rows, tables))
-            to_tables += sum_by_feature(at, a, rows)
+            matrix = at.by_feature(a)
+            to_tables += [product(matrix, row) for row in rows]
         return None, None, *to_values, *to_tables
 
 
