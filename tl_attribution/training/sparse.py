@@ -1,8 +1,8 @@
 """Sparse products of a dictionary: their cost follows the active features, not the width.
 
-What features write, and the gradients of weights, are products with a sparse matrix, for which
-PyTorch has a library's kernel on a CPU (MKL) and on a GPU (cuSPARSE). The gradient of values is
-that of ``embedding_bag``'s weights.
+What features write and the gradients of weights are products with a sparse matrix, the gradients of
+values some entries of a dense product. PyTorch has a library's kernel for the former (MKL on a CPU,
+cuSPARSE on a GPU), and one for the latter.
 """
 
 from __future__ import annotations
@@ -125,13 +125,13 @@ def products(at: Active, rows: Sequence[Tensor], tables: Sequence[Tensor]) -> Te
     pairs = list(zip(rows, tables, strict=True))
     if at.dense:
         return sum_of([row @ table.T for row, table in pairs])[at.token, at.feature]
-    # The gradient of embedding_bag with respect to its weights is just this. By feature, a table is
-    # read once from its beginning to its end, and the smaller rows stay in the cache.
-    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward
-    feature, token = at.feature.index_select(0, at.order), at.sorted_token
-    start = at.feature_start[:-1]
-    total = sum_of([dots(table, row, token, start, feature, 0) for row, table in pairs])
-    return torch.empty_like(total).index_copy_(0, at.order, total)
+    # By feature, a table is read once from its beginning to its end, and the smaller rows stay in
+    # the cache.
+    found = at.by_feature(rows[0].new_zeros(len(at.token)))
+    for row, table in pairs:
+        found = torch.sparse.sampled_addmm(found, table, row.T)
+    values = found.values()
+    return torch.empty_like(values).index_copy_(0, at.order, values)
 
 
 def sum_of(parts: Sequence[Tensor]) -> Tensor:
