@@ -115,7 +115,9 @@ def product(
     matrix: Float[Tensor, "row inner"], table: Float[Tensor, "inner d"]
 ) -> Float[Tensor, "row d"]:
     """A matrix, sparse or dense, times a table."""
-    out = table.new_empty(matrix.shape[0], table.shape[1])
+    # Without MKL, older versions of PyTorch multiply by beta what they find in the memory.
+    room = table.new_empty if torch.backends.mkl.is_available() else table.new_zeros
+    out = room(matrix.shape[0], table.shape[1])
     return torch.addmm(out, matrix, table, beta=0, out=out)
 
 
