@@ -1,7 +1,8 @@
 """Trains a cross-layer transcoder with tl-attribution's own step, on the same activations.
 
-Runs in the project's environment. BatchTopK with k on average over layers, AuxK off unless
-``--aux-k`` is given, activations normalised as a run does; Adam with warm-up and decay.
+Runs in the project's environment. BatchTopK with k on average over layers, annealed if
+``--k-start`` is given, AuxK off unless ``--aux-k`` is, activations normalised as a run does; Adam
+with warm-up and decay.
 """
 
 import torch
@@ -17,6 +18,8 @@ from tl_attribution.training.trainee import Trainee
 options = parser(__doc__)
 options.add_argument("--activation", choices=("batchtopk", "topk"), default="batchtopk")
 options.add_argument("--aux-k", type=int, default=0)
+options.add_argument("--k-start", type=int, help="k of a layer at first, to anneal from")
+options.add_argument("--k-anneal", type=float, default=0.6)
 args = parse(options)
 data = activations(args)
 config = tla.TrainingConfig(
@@ -24,6 +27,8 @@ config = tla.TrainingConfig(
     tokens=args.steps * args.batch,
     activation=args.activation,
     k=per_layer(args),
+    k_start=args.k_start,
+    k_anneal=args.k_anneal,
     batch=args.batch,
     buffer=args.batch,
     learning_rate=args.lr,
