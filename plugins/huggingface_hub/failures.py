@@ -25,8 +25,8 @@ NETWORK = ("httpcore", "httpx", "requests", "urllib3", "hf_xet")
 OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 LOGGERS = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
 """Log every retry, with the link that failed."""
-BUGS = (TypeError, AttributeError, NameError, AssertionError, NotImplementedError)
-"""Ours rather than the Hub's: shown as they are."""
+OUR_MISTAKES = (TypeError, AttributeError, NameError, AssertionError, NotImplementedError)
+"""Raised by wrong code, ours or a library's, and not by the Hub: shown as they are."""
 
 
 class _WithoutSecrets(logging.Filter):
@@ -50,7 +50,7 @@ def told(what: str, repo: str) -> Iterator[None]:
     done. The original is not chained: it may show signed links."""
     try:
         yield
-    except (TlAttributionError, *BUGS):
+    except (TlAttributionError, *OUR_MISTAKES):
         raise
     except Exception as error:
         raise _ours(error, what, repo) from None

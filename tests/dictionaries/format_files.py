@@ -313,8 +313,7 @@ def llamascopium(m: Made, act: str = "jumprelu") -> Case:
     factor = [WIDTH**0.5 / norm for norm in into]
     pre = m.pre(torch.stack([m.x[i] * factor[i] for i in range(LAYERS)]))
     norms = [
-        sum(m.out[s, t].square().sum(1) for t in range(s, LAYERS)).sqrt()  # type: ignore[union-attr]  # never 0
-        for s in range(LAYERS)
+        torch.cat([m.out[s, t] for t in range(s, LAYERS)], dim=1).norm(dim=1) for s in range(LAYERS)
     ]
     acts = [
         _top(p, 4, p * n) if act == "topk" else p * (p * n > m.threshold[i].log().exp())

@@ -90,7 +90,8 @@ def test_files_are_read_by_sae_lens_and_by_us(kind: str, tmp_path: Path) -> None
     half = SAE.load_from_disk(tmp_path / "d", dtype="bfloat16")
     assert {t.dtype for t in half.state_dict().values()} == {torch.bfloat16}
     whole = tla.load_dictionary(half, dtype=torch.float32)
-    assert whole.layers[0].W_enc.dtype == torch.float32  # type: ignore[attr-defined]  # a Transcoder
+    assert isinstance(whole, tla.CrossLayerTranscoder)
+    assert whole.layers[0].W_enc.dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)

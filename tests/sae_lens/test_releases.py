@@ -190,5 +190,6 @@ def test_qwen_by_name_in_another_dtype(hub: Path) -> None:
     (folder / "config.yaml").write_text("model_name: Qwen/Qwen3-0.6B")
     assert_same(tla.load_dictionary(QWEN), QWEN, ids(QWEN))
     half = tla.load_dictionary(QWEN, dtype=torch.bfloat16)
-    assert half.layers[3].W_enc.dtype == torch.bfloat16  # type: ignore[attr-defined]  # a Transcoder
+    assert isinstance(half, tla.TranscoderSet)
+    assert half.layers[3].W_enc.dtype == torch.bfloat16
     assert half.model_name == "Qwen/Qwen3-0.6B"

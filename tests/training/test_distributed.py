@@ -59,7 +59,9 @@ def same(one: Path, other: Path) -> None:
     for step, loss in a.items():
         assert b[step] == pytest.approx(loss, rel=1e-5), step
     first, second = tla.load_dictionary(one), tla.load_dictionary(other)
-    for x, y in zip(first.layers, second.layers, strict=True):  # type: ignore[attr-defined]  # a Transcoder
+    assert isinstance(first, tla.CrossLayerTranscoder)
+    assert isinstance(second, tla.CrossLayerTranscoder)
+    for x, y in zip(first.layers, second.layers, strict=True):
         for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
             mine, theirs = getattr(x, name), getattr(y, name)
             assert (mine - theirs).abs().max() <= 1e-5 * mine.abs().max(), name

@@ -62,7 +62,7 @@ def _above(
 
 
 def _product(x: Tensor, encoder: Encoder, room: Tensor) -> Tensor:
-    """All pre-activations of a layer, without the bias, [token, feature]."""
+    """All pre-activations of a layer, without the bias, [token, feature], put into ``room``."""
     if encoder.dtype == "bfloat16":
-        return (x.bfloat16() @ encoder.W.bfloat16().T).float()
+        return room.copy_(x.bfloat16() @ encoder.W.bfloat16().T)
     return torch.mm(x, encoder.W.T, out=room)

@@ -126,7 +126,10 @@ def products(at: Active, rows: Sequence[Tensor], tables: Sequence[Tensor]) -> Te
     [token, d] as [feature, d]."""
     pairs = list(zip(rows, tables, strict=True))
     if at.dense:
-        return sum_of([row @ table.T for row, table in pairs])[at.token, at.feature]
+        total = rows[0].new_zeros(at.n_tokens, at.n_features)
+        for row, table in pairs:
+            total.addmm_(row, table.T)
+        return total[at.token, at.feature]
     # By feature, a table is read once from its beginning to its end, and the smaller rows stay in
     # the cache.
     found = at.by_feature(rows[0].new_zeros(len(at.token)))
@@ -134,14 +137,6 @@ def products(at: Active, rows: Sequence[Tensor], tables: Sequence[Tensor]) -> Te
         found = torch.sparse.sampled_addmm(found, table, row.T)
     values = found.values()
     return torch.empty_like(values).index_copy_(0, at.order, values)
-
-
-def sum_of(parts: Sequence[Tensor]) -> Tensor:
-    """The sum of some tensors, in the first one's place."""
-    total = parts[0]
-    for part in parts[1:]:
-        total += part
-    return total
 
 
 class Encode(torch.autograd.Function):
