@@ -15,15 +15,17 @@ ALONE = Team(torch.device("cpu"))
 
 @pytest.mark.parametrize("at_once", [1, 200, 1 << 21])
 @pytest.mark.parametrize("k", [None, 5])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_places_and_values_are_those_of_the_dense_product(
-    at_once: int, k: int | None, monkeypatch: pytest.MonkeyPatch
+    at_once: int, k: int | None, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(search.AT_ONCE, "cpu", at_once)
     rng = torch.Generator().manual_seed(1)
     x, W, b = (torch.randn(*size, generator=rng) for size in ((96, 64), (50, 64), (50,)))
     least = 2.0 * W.norm(dim=1)
-    token, feature, values = search.above(x, search.Encoder(W, b, "float32"), least, k, ALONE)
-    dense = x @ W.T + b
+    token, feature, values = search.above(x, search.Encoder(W, b, dtype), least, k, ALONE)
+    kind = getattr(torch, dtype)
+    dense = (x.to(kind) @ W.to(kind).T).float() + b
     if k is None:
         expected = dense > least
     else:
