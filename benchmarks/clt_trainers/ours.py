@@ -17,6 +17,7 @@ from tl_attribution.training.trainee import Trainee
 
 options = parser(__doc__)
 options.add_argument("--activation", choices=("batchtopk", "topk"), default="batchtopk")
+options.add_argument("--k-per-layer", type=int, default=0, help="1: k active in each layer")
 options.add_argument("--aux-k", type=int, default=0)
 options.add_argument("--k-start", type=int, help="k of a layer at first, to anneal from")
 options.add_argument("--k-anneal", type=float, default=0.6)
@@ -27,6 +28,7 @@ config = tla.TrainingConfig(
     tokens=args.steps * args.batch,
     activation=args.activation,
     k=per_layer(args),
+    k_per_layer=bool(args.k_per_layer),
     k_start=args.k_start,
     k_anneal=args.k_anneal,
     batch=args.batch,

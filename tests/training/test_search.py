@@ -7,21 +7,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl_attribution.training import kernels, search
+from tl_attribution.training import choose, kernels, search
 from tl_attribution.training.distributed import Team
 
 ALONE = Team(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("at_once", [1, 200, 1 << 21])
-@pytest.mark.parametrize("k", [None, 5])
+@pytest.mark.parametrize("k", [None, 5, 20])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("features", [50, 197])
 def test_places_and_values_are_those_of_the_dense_product(
-    at_once: int, k: int | None, dtype: str, monkeypatch: pytest.MonkeyPatch
+    at_once: int, k: int | None, dtype: str, features: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(search.AT_ONCE, "cpu", at_once)
     rng = torch.Generator().manual_seed(1)
-    x, W, b = (torch.randn(*size, generator=rng) for size in ((96, 64), (50, 64), (50,)))
+    sizes = (96, 64), (features, 64), (features,)
+    x, W, b = (torch.randn(*size, generator=rng) for size in sizes)
     least = 2.0 * W.norm(dim=1)
     token, feature, values = search.above(x, search.Encoder(W, b, dtype), least, k, ALONE)
     kind = getattr(torch, dtype)
@@ -29,9 +31,8 @@ def test_places_and_values_are_those_of_the_dense_product(
     if k is None:
         expected = dense > least
     else:
-        expected = torch.zeros_like(dense, dtype=torch.bool).scatter_(
-            1, dense.topk(k).indices, True
-        )
+        best = torch.zeros_like(dense, dtype=torch.bool).scatter_(1, dense.topk(k).indices, True)
+        expected = best & (dense > 0)
     assert [token.tolist(), feature.tolist()] == expected.nonzero().T.tolist()
     torch.testing.assert_close(values, dense[expected])
 
@@ -49,4 +50,24 @@ def test_kernels_equal_pytorch(seed: int, n: int, below: int) -> None:
     assert torch.equal(flat, mask.flatten().nonzero()[:, 0])
     assert torch.equal(torch.stack([token, feature], 1), mask.nonzero())
     rows = torch.randn(n, 3, generator=rng)
-    assert torch.equal(kernels.greater(rows, rows[0]), rows > rows[0])
+    for least in (rows[:1], rows[:, :1]):
+        assert torch.equal(kernels.greater(rows, least), rows > least)
+    for k in (1, 2, 3, 9):
+        best = kernels.largest(rows, k).sort(descending=True).values
+        assert torch.equal(best, rows.sort(descending=True).values[:, :k])
+
+
+@given(st.integers(0, 999), st.integers(1, 8), st.integers(1, 400), st.integers(1, 40))
+def test_the_largest_of_each_token_are_among_those_that_are_looked_at(
+    seed: int, tokens: int, features: int, k: int
+) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    pre = torch.randn(tokens, features, generator=rng) + torch.randn(tokens, 1, generator=rng)
+    looked_at = pre > choose.below_largest(pre, k)
+    best = pre.topk(min(k, features))
+    assert (looked_at.gather(1, best.indices) | (best.values <= 0)).all()
+    at, token, _ = kernels.places(looked_at)
+    table = choose.by_token(token, pre.flatten()[at], tokens)
+    assert torch.equal(
+        choose.token_threshold(table, k, ALONE), choose.token_threshold(pre, k, ALONE)
+    )

@@ -64,10 +64,34 @@ def _largest(n: int, team: Team, like: Tensor) -> int:
 
 def token_threshold(pre: Pre, k: int, team: Team) -> Float[Tensor, "token 1"]:
     """The pre-activation of rank k of each token, or just above zero if fewer are positive."""
-    best = pre.topk(min(k, pre.shape[1]), dim=1).values
+    best = kernels.largest(pre, k)
     if team.n_shards > 1:
         missing = best.new_zeros(len(best), k - best.shape[1])
-        best = team.gather(torch.cat([best, missing], dim=1), FEATURES).topk(k, dim=1).values
+        best = kernels.largest(team.gather(torch.cat([best, missing], dim=1), FEATURES), k)
     if best.shape[1] < k:
         return best.new_full((len(best), 1), TINY)
-    return best[:, -1:].clamp(min=TINY)
+    return best.amin(1, keepdim=True).clamp(min=TINY)
+
+
+def below_largest(pre: Pre, k: int) -> Float[Tensor, "token 1"]:
+    """A number of each token that its k largest pre-activations are above, and few others: just
+    below the k-th largest of the maxima of several times k groups of features."""
+    groups = max(32, 4 * k)
+    each = pre.shape[1] // groups
+    if each < 2:
+        return pre.new_zeros(len(pre), 1)
+    maxima = pre[:, : each * groups].unflatten(1, (each, groups)).amax(1)
+    least = kernels.largest(maxima, k).amin(1, keepdim=True)
+    return least.nextafter(torch.full_like(least, -torch.inf)).clamp(min=0)
+
+
+def by_token(
+    token: Int[Tensor, " found"], values: Float[Tensor, " found"], n_tokens: int
+) -> Float[Tensor, "token most"]:
+    """Values that are ordered by token as a table with a row for each, filled up with zeros."""
+    counts = torch.bincount(token, minlength=n_tokens)
+    first = counts.cumsum(0) - counts
+    place = torch.arange(len(token), device=token.device) - first.index_select(0, token)
+    table = values.new_zeros(n_tokens, int(counts.max()))
+    table[token, place] = values
+    return table

@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def greater(
-    values: Num[Tensor, "token feature"], least: Num[Tensor, " feature"]
+    values: Num[Tensor, "token feature"], least: Num[Tensor, "#token #feature"]
 ) -> Bool[Tensor, "token feature"]:
-    """Which values are above their feature's least."""
+    """Which values are above the least of their feature or of their token."""
     if values.device.type != "cpu":
         return values > least
     return torch.from_numpy(np.greater(values.numpy(), least.numpy()))
@@ -31,6 +31,18 @@ def of_rank(values: Float[Tensor, " n"], rank: int) -> float:
     if values.device.type != "cpu":
         return float(values.kthvalue(place + 1).values)
     return float(np.partition(values.numpy(), place)[place])
+
+
+def largest(
+    values: Float[Tensor, "token column"], k: int
+) -> Float[Tensor, "token {min(k,values.shape[1])}"]:
+    """The k largest values of each row, or all if there are fewer; in no order."""
+    rest = values.shape[1] - k
+    if rest <= 0:
+        return values
+    if values.device.type != "cpu":
+        return values.topk(k, dim=1, sorted=False).values
+    return torch.from_numpy(np.partition(values.numpy(), rest, axis=1)[:, rest:])
 
 
 def where(mask: Bool[Tensor, " n"]) -> Int[Tensor, " found"]:

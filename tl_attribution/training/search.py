@@ -50,15 +50,18 @@ def above(
 def _above(
     x: Tensor, encoder: Encoder, least: Tensor, k: int | None, team: Team, room: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    b = encoder.b
     dense = _product(x, encoder, room)
     if k is None:
-        mask = kernels.greater(dense, least - b)
-    else:
-        whole = dense + b
-        mask = whole >= choose.token_threshold(whole, k, team)
-    at, token, feature = kernels.places(mask)
-    return token, feature, dense.flatten().index_select(0, at) + b.index_select(0, feature)
+        at, token, feature = kernels.places(kernels.greater(dense, (least - encoder.b)[None]))
+        pre = dense.flatten().index_select(0, at) + encoder.b.index_select(0, feature)
+        return token, feature, pre
+    dense += encoder.b
+    at, *place = kernels.places(kernels.greater(dense, choose.below_largest(dense, k)))
+    pre = dense.flatten().index_select(0, at)
+    best = choose.token_threshold(choose.by_token(place[0], pre, len(x)), k, team)
+    keep = kernels.where(pre >= best[:, 0].index_select(0, place[0]))
+    token, feature, pre = (t.index_select(0, keep) for t in (*place, pre))
+    return token, feature, pre
 
 
 def _product(x: Tensor, encoder: Encoder, room: Tensor) -> Tensor:
