@@ -88,7 +88,6 @@ def main() -> None:
     config = tla.TrainingConfig(
         **{name: value for name, value in recipe._asdict().items() if name != "contexts"},
         context=64,
-        k_start=2 * recipe.k,
         log_every=4,
         dtype="bfloat16" if given.device == "cuda" else "float32",
     )

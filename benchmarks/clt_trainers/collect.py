@@ -1,45 +1,75 @@
-"""Writes Atlas's MLP activations on its own text to a file, for ``compare.py --activations``.
+"""Writes a model's MLP activations to a file, for ``compare.py --activations``.
 
-python benchmarks/clt_trainers/collect.py activations.safetensors --tokens 200000
+    python benchmarks/clt_trainers/collect.py activations.safetensors --tokens 200000
+    python benchmarks/clt_trainers/collect.py smollm2.safetensors --model smollm2 --layers 8 12
+
+Atlas reads its own text; SmolLM2-135M, whose weights ``../train_real_model.py`` says how to
+install, the docstrings of the Python packages that are installed here.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 import tl_attribution as tla
 from tl_attribution.atlas import corpus
-from tl_attribution.replacement.host import host_for
+from tl_attribution.replacement.host import MlpPairs, host_for
 from tl_attribution.training.buffer import Buffer
 from tl_attribution.training.data import open_rows, reader_for
+from tl_attribution.training.sources import Rows
 
 HELD_OUT = 16_384
+
+
+def opened(name: str, tokens: int) -> tuple[Any, list[str], dict[str, Any]]:
+    """A model, its text, and how the text is cut into rows."""
+    if name == "atlas":
+        return tla.load_model("atlas"), corpus.sentences(), {"context": 32, "concat": False}
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from train_real_model import boot, collected
+
+    return boot(name), collected(5 * tokens), {"context": 64}
+
+
+def some_layers(read: Callable[[Rows], MlpPairs], layers: slice) -> Callable[[Rows], MlpPairs]:
+    """A reader that keeps these layers alone."""
+
+    def read_some(rows: Rows) -> MlpPairs:
+        return MlpPairs(*(t[:, :, layers] for t in read(rows)))
+
+    return read_some
 
 
 def main() -> None:
     """Collect tokens in random order; the last ones are held out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--model", choices=("atlas", "smollm2"), default="atlas")
+    parser.add_argument("--layers", type=int, nargs=2, help="the first, and the one after the last")
     parser.add_argument("--tokens", type=int, default=200_000)
     given = parser.parse_args()
-    model = tla.load_model("atlas")
+    total = (given.tokens + HELD_OUT) // 8 * 8
+    model, text, cut = opened(given.model, total)
     host = host_for(model)
     config = tla.TrainingConfig()
-    read = reader_for(
-        model,
-        host,
-        host.read_site(config.feature_input_hook),
-        host.write_site(config.feature_output_hook),
+    sites = host.read_site(config.feature_input_hook), host.write_site(config.feature_output_hook)
+    layers = slice(*(given.layers or (0, None)))
+    buffer = Buffer(
+        some_layers(reader_for(model, host, *sites), layers),
+        open_rows(text, host, **cut),
+        capacity=total,
+        batch=total,
+        prefix=1,
+        seed=0,
     )
-    total = (given.tokens + HELD_OUT) // 8 * 8
-    rows = open_rows(corpus.sentences(), host, context=32, concat=False)
-    buffer = Buffer(read, rows, capacity=total, batch=total, prefix=1, seed=0, rows_at_once=256)
-    batch = buffer.next()
-    inputs, outputs = (t.transpose(0, 1).contiguous() for t in batch)
+    inputs, outputs = (t.transpose(0, 1).contiguous() for t in buffer.next())
     tensors = {
         "inputs": inputs[:-HELD_OUT],
         "outputs": outputs[:-HELD_OUT],

@@ -1,8 +1,8 @@
 """Trains a cross-layer transcoder with tl-attribution's own step, on the same activations.
 
-Runs in the project's environment. BatchTopK with k on average over layers, annealed if
-``--k-start`` is given, AuxK off unless ``--aux-k`` is, activations normalised as a run does; Adam
-with warm-up and decay.
+Runs in the project's environment. BatchTopK with k on average over layers, annealed only if
+``--k-start`` is given, so that every step costs what a peer's does; AuxK off unless ``--aux-k`` is,
+activations normalised as a run does; Adam with warm-up and decay.
 """
 
 import torch
@@ -29,7 +29,7 @@ config = tla.TrainingConfig(
     activation=args.activation,
     k=per_layer(args),
     k_per_layer=bool(args.k_per_layer),
-    k_start=args.k_start,
+    k_start=args.k_start or per_layer(args),
     k_anneal=args.k_anneal,
     batch=args.batch,
     buffer=args.batch,

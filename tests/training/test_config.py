@@ -50,6 +50,9 @@ def test_the_rate_warms_up_stays_and_falls_in_the_last_fifth() -> None:
 def test_k_falls_to_its_final_value_and_the_penalty_rises_over_the_run() -> None:
     c = config(k=8, k_start=48, k_anneal=0.5)
     assert [c.k_at(s) for s in (0, 25, 50, 99)] == [48, 28, 8, 8]
+    assert [config(k=8).k_at(s) for s in (0, 30, 60, 99)] == [32, 20, 8, 8]
+    assert config(k=8, n_features=20).k_at(0) == 20
+    assert {config(k=8, k_start=8).k_at(s) for s in range(100)} == {8}
     assert c.sparsity_at(0) == 0
     assert c.sparsity_at(c.steps - 1) == c.sparsity
 

@@ -309,6 +309,7 @@ def test_a_callback_is_told_everything_in_order(tmp_path: Path) -> None:
     train(
         tmp_path / "run",
         callbacks=[watcher],
+        k_start=4,
         log_every=10,
         checkpoint_every=10,
         evaluate=lambda made: made.n_features,

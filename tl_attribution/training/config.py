@@ -33,8 +33,8 @@ class TrainingConfig:
     k_per_layer: bool = False
     """BatchTopK: k in every layer; else on average over layers, and each takes what it needs."""
     k_start: int | None = None
-    """Anneal k linearly from this number."""
-    k_anneal: float = 0.1
+    """Anneal k linearly from this number; None: from 4 · k; k itself: not at all."""
+    k_anneal: float = 0.6
     """Share of the run over which k is annealed."""
     window: int | None = None
     """A CLT's features write to so many layers, their own included; None: to all later ones."""
@@ -179,10 +179,9 @@ class TrainingConfig:
 
     def k_at(self, step: int) -> int:
         """k at a step."""
-        if self.k_start is None:
-            return self.k
+        start = min(4 * self.k, self.n_features) if self.k_start is None else self.k_start
         done = min(1.0, step / max(1.0, self.k_anneal * self.steps))
-        return round(self.k_start + (self.k - self.k_start) * done)
+        return round(start + (self.k - start) * done)
 
     def written(self, layer: int, n_layers: int) -> int:
         """To how many layers the features of a layer write."""
