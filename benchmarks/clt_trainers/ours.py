@@ -1,7 +1,7 @@
 """Trains a cross-layer transcoder with tl-attribution's own step, on the same activations.
 
-Runs in the project's environment. BatchTopK with k on average over layers, annealed only if
-``--k-start`` is given, so that every step costs what a peer's does; AuxK off unless ``--aux-k`` is,
+Runs in the project's environment. BatchTopK with k on average over layers, annealed as by default;
+on noise k is constant, so that every step costs what a peer's does. AuxK off unless ``--aux-k`` is,
 activations normalised as a run does; Adam with warm-up and decay.
 """
 
@@ -20,8 +20,8 @@ options.add_argument("--activation", choices=("batchtopk", "topk"), default="bat
 options.add_argument("--k-per-layer", type=int, default=0, help="1: k active in each layer")
 options.add_argument("--aux-k", type=int, default=0)
 options.add_argument("--k-start", type=int, help="k of a layer at first, to anneal from")
-options.add_argument("--k-anneal", type=float, default=0.6)
 args = parse(options)
+constant = None if args.activations else per_layer(args)
 data = activations(args)
 config = tla.TrainingConfig(
     n_features=args.features,
@@ -29,8 +29,7 @@ config = tla.TrainingConfig(
     activation=args.activation,
     k=per_layer(args),
     k_per_layer=bool(args.k_per_layer),
-    k_start=args.k_start or per_layer(args),
-    k_anneal=args.k_anneal,
+    k_start=args.k_start or constant,
     batch=args.batch,
     buffer=args.batch,
     learning_rate=args.lr,
