@@ -19,6 +19,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 WIDTH, BATCH, K, STEPS = 64, 1024, 8, 9
@@ -61,8 +62,7 @@ def measure(n_layers: int, n_features: int, buffer: int) -> dict[str, float]:
     times = [after - before for before, after in pairwise(paces)]
     weights = sum(t.numel() for w in made.layers for t in (w.W_enc, w.b_enc, w.W_dec, w.b_dec))
     needs = 16 * weights + 8 * buffer * n_layers * WIDTH
-    last = sorted(times[-3:])  # k is what it ends with
-    seconds = last[1]
+    seconds = median(times[-3:])  # when k is what it ends with
     return {"pace": BATCH / seconds, "memory": found.gigabytes * 1e9, "needs": needs}
 
 
