@@ -65,7 +65,7 @@ def _above(
 
 
 def _product(x: Tensor, encoder: Encoder, room: Tensor) -> Tensor:
-    """All pre-activations of a layer, without the bias, [token, feature], put into ``room``."""
+    """All pre-activations of a layer, without the bias, [token, feature]; ``room`` may hold them."""
     if encoder.dtype == "bfloat16":
         return room.copy_(x.bfloat16() @ encoder.W.bfloat16().T)
-    return torch.mm(x, encoder.W.T, out=room)
+    return kernels.multiply(x, encoder.W, room)

@@ -1,8 +1,8 @@
 """Sparse products of a dictionary: their cost follows the active features, not the width.
 
 What features write and the gradients of weights are products with a sparse matrix, the gradients of
-values some entries of a dense product. PyTorch has a library's kernel for the former (MKL on a CPU,
-cuSPARSE on a GPU), and one for the latter.
+values some entries of a dense product. PyTorch has a library's kernel for the former (cuSPARSE on a
+GPU, MKL on Intel's processors, FBGEMM on others), and one for the latter.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from tl_attribution.training import kernels
 
@@ -61,30 +62,61 @@ class Active(NamedTuple):
         out[self.token, self.feature] = values
         return out
 
-    def by_token(self, values: Float[Tensor, " active"]) -> Float[Tensor, "token feature"]:
-        """The entries as a matrix that is sparse, or dense where that is faster."""
+    def by_token(self, values: Float[Tensor, " active"]) -> Matrix:
+        """The entries as a matrix [token, feature], sparse, or dense where that is faster."""
         if self.dense:
             return self.fill(values)
-        return _sparse(self.token_start, self.feature, values, self.n_features)
+        return Bags(self.token_start, self.feature, values, self.n_features).matrix()
 
-    def by_feature(self, values: Float[Tensor, " active"]) -> Float[Tensor, "feature token"]:
+    def by_feature(self, values: Float[Tensor, " active"]) -> Matrix:
         """The same, transposed."""
-        if self.dense:
-            return self.fill(values).T
+        return self.fill(values).T if self.dense else self.bags(values).matrix()
+
+    def bags(self, values: Float[Tensor, " active"]) -> Bags:
+        """The entries by feature."""
         sorted_values = values.index_select(0, self.order)
-        return _sparse(self.feature_start, self.sorted_token, sorted_values, self.n_tokens)
+        return Bags(self.feature_start, self.sorted_token, sorted_values, self.n_tokens)
 
 
-def _sparse(start: Tensor, column: Tensor, values: Tensor, width: int) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            start.int(),
-            column.int(),
-            values,
-            (len(start) - 1, width),
-            check_invariants=False,
+class Bags(NamedTuple):
+    """A sparse matrix: where each row begins, and where the last ends, and each entry's column and
+    value."""
+
+    start: Int[Tensor, " row+1"]
+    column: Int[Tensor, " active"]
+    value: Float[Tensor, " active"]
+    width: int
+
+    def matrix(self) -> Matrix:
+        """In the form that is multiplied fastest."""
+        return self if self.value.device.type == "cpu" and not kernels.mkl() else self.csr()
+
+    def csr(self) -> Float[Tensor, "row column"]:
+        """As PyTorch's sparse tensor."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(
+                self.start.int(),
+                self.column.int(),
+                self.value,
+                (len(self.start) - 1, self.width),
+                check_invariants=False,
+            )
+
+    def times(self, table: Float[Tensor, "column d"]) -> Float[Tensor, "row d"]:
+        """The product with a table."""
+        return embedding_bag(
+            self.column,
+            table.detach(),
+            self.start,
+            mode="sum",
+            per_sample_weights=self.value,
+            include_last_offset=True,
         )
+
+
+Matrix = Tensor | Bags
+"""Sparse or dense."""
 
 
 def active(mask: Tensor) -> Active:
@@ -111,14 +143,21 @@ def _starts(index: Tensor, n: int) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
-def product(
-    matrix: Float[Tensor, "row inner"], table: Float[Tensor, "inner d"]
-) -> Float[Tensor, "row d"]:
-    """A matrix, sparse or dense, times a table."""
+def product(matrix: Matrix, table: Float[Tensor, "inner d"]) -> Float[Tensor, "row d"]:
+    """A matrix times a table."""
+    if isinstance(matrix, Bags):
+        return matrix.times(table)
     # Without MKL, older versions of PyTorch multiply by beta what they find in the memory.
     room = table.new_empty if torch.backends.mkl.is_available() else table.new_zeros
     out = room(matrix.shape[0], table.shape[1])
     return torch.addmm(out, matrix, table, beta=0, out=out)
+
+
+def _add(out: Tensor, matrix: Matrix, table: Tensor) -> None:
+    if isinstance(matrix, Bags):
+        out += matrix.times(table)
+    else:
+        out.addmm_(matrix, table)
 
 
 def products(at: Active, rows: Sequence[Tensor], tables: Sequence[Tensor]) -> Tensor:
@@ -132,7 +171,7 @@ def products(at: Active, rows: Sequence[Tensor], tables: Sequence[Tensor]) -> Te
         return total[at.token, at.feature]
     # By feature, a table is read once from its beginning to its end, and the smaller rows stay in
     # the cache.
-    found = at.by_feature(rows[0].new_zeros(len(at.token)))
+    found = at.bags(rows[0].new_zeros(len(at.token))).csr()
     for row, table in pairs:
         found = torch.sparse.sampled_addmm(found, table, row.T)
     values = found.values()
@@ -185,7 +224,7 @@ class Decode(torch.autograd.Function):
         for layer, (at, a, tables) in enumerate(zip(ats, values, decoders, strict=True)):
             matrix = at.by_token(a)
             for to, table in enumerate(tables, layer):
-                out[to].addmm_(matrix, table)
+                _add(out[to], matrix, table)
         return out
 
     @staticmethod
