@@ -53,10 +53,10 @@ batches = (by_layer(x, y) for x, y in data.batches())
 units = scales.measure([by_layer(data.inputs[:16_384], data.outputs[:16_384])], alone)
 idle = torch.zeros(args.layers, args.features, dtype=torch.long)
 clock = Clock()
-loss = 0.0
+loss, batch = 0.0, None
 for step in range(args.steps):
     clock.tick()
-    batch = units.normalise(next(batches))
+    batch = units.normalise(next(batches), batch)  # as in a run
     outcome = trainee(batch, step, idle >= config.dead_after)
     optimiser.update(outcome.loss, step)
     idle = torch.where(outcome.active > 0, 0, idle + args.batch)

@@ -17,10 +17,17 @@ ALONE = Team(torch.device("cpu"))
 @pytest.mark.parametrize("k", [None, 5, 20])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("features", [50, 197])
+@pytest.mark.parametrize("mkl", [True, False], ids=["MKL", "oneDNN"])
 def test_places_and_values_are_those_of_the_dense_product(
-    at_once: int, k: int | None, dtype: str, features: int, monkeypatch: pytest.MonkeyPatch
+    at_once: int,
+    k: int | None,
+    dtype: str,
+    features: int,
+    mkl: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(search.AT_ONCE, "cpu", at_once)
+    monkeypatch.setattr(kernels, "mkl", lambda: mkl)
     rng = torch.Generator().manual_seed(1)
     sizes = (96, 64), (features, 64), (features,)
     x, W, b = (torch.randn(*size, generator=rng) for size in sizes)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tl_attribution.training import choose, sparse
+from tl_attribution.training import choose, kernels, sparse
 from tl_attribution.training.distributed import Team
 
 ALONE = Team(torch.device("cpu"))
@@ -21,10 +21,20 @@ def mask_and_values(seed: int, tokens: int, features: int, share: float) -> tupl
     return torch.rand(tokens, features, generator=rng) < share, values
 
 
-@given(st.integers(0, 999), SIZES, SIZES, SIZES, st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+LIBRARIES = pytest.mark.parametrize("mkl", [True, False], ids=["MKL", "embedding_bag"])
+
+
+@LIBRARIES
+@given(st.integers(0, 999), SIZES, SIZES, SIZES, st.sampled_from([0.0, 0.05, 0.3, 0.5, 1.0]))
 def test_every_product_equals_the_dense_one(
-    seed: int, tokens: int, features: int, width: int, share: float
+    mkl: bool, seed: int, tokens: int, features: int, width: int, share: float
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "mkl", lambda: mkl)
+        check_products(seed, tokens, features, width, share)
+
+
+def check_products(seed: int, tokens: int, features: int, width: int, share: float) -> None:
     mask, values = mask_and_values(seed, tokens, features, share)
     at = sparse.active(mask)
     a = values[at.token, at.feature]
@@ -41,10 +51,12 @@ def test_every_product_equals_the_dense_one(
 
 @pytest.mark.parametrize("written", [(3, 2, 1), (2, 2, 1), (1, 1, 1)])
 @pytest.mark.parametrize("limit", [0.0, 2.0], ids=["as dense products", "as sparse products"])
+@LIBRARIES
 def test_decoding_and_its_gradients_equal_the_dense_product(
-    written: tuple[int, ...], limit: float, monkeypatch: pytest.MonkeyPatch
+    written: tuple[int, ...], limit: float, mkl: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sparse, "DENSE_ABOVE", limit)
+    monkeypatch.setattr(kernels, "mkl", lambda: mkl)
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", dict.fromkeys(sparse.DENSE_ABOVE, limit))
     ats, values, decoders = [], [], []
     for layer, n in enumerate(written):
         mask, full = mask_and_values(layer, 20, 15, 0.2)
@@ -52,9 +64,11 @@ def test_decoding_and_its_gradients_equal_the_dense_product(
         values.append(full[ats[-1].token, ats[-1].feature].requires_grad_())
         decoders.append([torch.randn(15, 6, requires_grad=True) for _ in range(n)])
     weight = torch.randn(3, 20, 6)
-    found = sparse.decode(ats, values, decoders)
+    room = torch.full((3, 20, 6), torch.nan)
+    found = sparse.decode(ats, values, decoders, room)
     expected = sparse.decode_dense(ats, values, decoders)
     torch.testing.assert_close(found, expected)
+    assert found.data_ptr() == room.data_ptr()
     inputs = [*values, *(table for tables in decoders for table in tables)]
     fast = torch.autograd.grad((found * weight).sum(), inputs)
     slow = torch.autograd.grad((expected * weight).sum(), inputs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.training import dense
-from tl_attribution.training import scales, sparse
+from tl_attribution.training import kernels, scales, sparse
 from tl_attribution.training.buffer import Batch
 from tl_attribution.training.config import TrainingConfig
 from tl_attribution.training.distributed import Team
@@ -54,10 +54,11 @@ def nothing_dead() -> Tensor:
     return torch.zeros(LAYERS, FEATURES, dtype=torch.bool)
 
 
-@pytest.fixture(params=["sparse", "dense above"])
+@pytest.fixture(params=["sparse with MKL", "sparse without", "dense"])
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    share = {"sparse": 2.0, "dense above": 0.0}[request.param]
-    monkeypatch.setattr(sparse, "DENSE_ABOVE", share)
+    share = 0.0 if request.param == "dense" else 2.0
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", dict.fromkeys(sparse.DENSE_ABOVE, share))
+    monkeypatch.setattr(kernels, "mkl", lambda: request.param == "sparse with MKL")
 
 
 @pytest.mark.usefixtures("products")
@@ -165,7 +166,10 @@ def test_a_saved_dictionary_does_in_raw_units_what_was_trained_in_normalised_one
 def test_normalised_data_has_mean_zero_and_variance_one() -> None:
     raw = Batch(batch(1).inputs * 3 + 2, batch(2).outputs * 0.2 - 5)
     units = scales.measure([raw], ALONE)
-    for tensor in units.normalise(raw):
+    room = units.normalise(Batch(batch(3).inputs, batch(4).outputs))
+    found = units.normalise(raw, room)
+    assert [t.data_ptr() for t in found] == [t.data_ptr() for t in room]
+    for tensor in found:
         assert tensor.mean(1).abs().max() < 1e-5
         torch.testing.assert_close(tensor.var(1, correction=0).mean(1), torch.ones(LAYERS))
 

@@ -14,11 +14,17 @@ from torch import Tensor
 
 @cache
 def mkl() -> bool:
-    """Whether MKL, which PyTorch leaves matrix products to, makes full use of this processor: on
-    others than Intel's it does without AVX-512 and with slow sparse products."""
+    """Whether MKL makes PyTorch's matrix products and makes full use of this processor: on others
+    than Intel's it does without AVX-512, and its sparse products are slow."""
     about = Path("/proc/cpuinfo")
     maker = about.read_text() if about.exists() else platform.processor()
     return torch.backends.mkl.is_available() and "Intel" in maker
+
+
+def one_dnn() -> bool:
+    """Whether oneDNN should make them in MKL's place."""
+    backends = torch.backends
+    return backends.mkl.is_available() and backends.mkldnn.is_available() and not mkl()
 
 
 def multiply(
@@ -26,9 +32,9 @@ def multiply(
     W: Float[Tensor, "feature d_model"],
     room: Float[Tensor, "token feature"],
 ) -> Float[Tensor, "token feature"]:
-    """``x @ W.T``, put into ``room`` if that saves taking memory."""
-    if x.device.type == "cpu" and not mkl() and torch.backends.mkldnn.is_available():
-        # oneDNN does it twice as fast. It has no public name for tensors in the usual layout.
+    """``x @ W.T``; ``room`` may hold it."""
+    if x.device.type == "cpu" and one_dnn():
+        # Of oneDNN's products this alone, which torch.compile uses, takes tensors as they are.
         return torch.ops.mkldnn._linear_pointwise(x, W, None, "none", [], "")
     return torch.mm(x, W.T, out=room)
 

@@ -35,11 +35,12 @@ class JumpGate(torch.autograd.Function):
 
 class MeanSquare(torch.autograd.Function):
     """Mean square of each layer's error, [layer] from [layer, token, d_model], as a function of the
-    reconstruction: in one pass over the error, and one more for the gradient."""
+    reconstruction: in one pass over the error, and one more for the gradient, which takes the
+    error's place."""
 
     @staticmethod
     def forward(ctx: Any, recon: Tensor, error: Tensor) -> Tensor:
-        """``error``: what was wanted less the reconstruction, already computed."""
+        """``error``: the reconstruction less what was wanted, already computed."""
         ctx.save_for_backward(error)
         return torch.linalg.vector_norm(error, dim=(1, 2)).square() / recon[0].numel()
 
@@ -47,7 +48,7 @@ class MeanSquare(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """Gradient of the reconstruction."""
         (error,) = ctx.saved_tensors
-        return error * (grads[0] * -2 / error[0].numel())[:, None, None], None
+        return error.mul_((grads[0] * 2 / error[0].numel())[:, None, None]), None
 
 
 def tanh_penalty(

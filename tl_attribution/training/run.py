@@ -76,6 +76,7 @@ class Run:
         """How often each was active since the last checkpoint."""
         self.fired_over = 0
         self.scales = scales.none(host.n_layers, host.d_model)
+        self._batch: Batch | None = None
         self.step, self.loss_mean, self.run_id = 0, None, uuid.uuid4().hex[:8]
 
     def _buffer(self, model: Any, dataset: Any) -> Buffer:
@@ -198,7 +199,7 @@ class Run:
         c, start, first = self.config, time.monotonic(), self.step
         while self.step < c.steps:
             dead = self.idle >= c.dead_after
-            batch = self.scales.normalise(self.buffer.next())
+            batch = self._next()
             outcome, norm = self._step(batch, dead)
             self._note(outcome, batch.inputs.shape[1])
             if self.step % c.log_every == 0 or self.step == c.steps:
@@ -210,6 +211,11 @@ class Run:
                 if self.step % c.checkpoint_every and self.step < c.steps:
                     self._checkpoint()
                 raise KeyboardInterrupt(f"stopped at step {self.step}: {checkpoint.kept(self.out)}")
+
+    def _next(self) -> Batch:
+        """The next batch in normalised units, in the place of the last one."""
+        self._batch = self.scales.normalise(self.buffer.next(), self._batch)
+        return self._batch
 
     def _step(self, batch: Batch, dead: Tensor) -> tuple[Outcome, float]:
         outcome = self.trainee(batch, self.step, dead)
@@ -296,8 +302,8 @@ class Run:
         """BatchTopK's threshold of each layer, the mean over some batches with the last weights."""
         if self.config.activation != "batchtopk":
             return torch.zeros(self.host.n_layers, device=self.team.device)
-        batches = [self.scales.normalise(self.buffer.next()).inputs for _ in range(CALIBRATION)]
-        return torch.stack([self.trainee.thresholds(x) for x in batches]).mean(0)
+        found = [self.trainee.thresholds(self._next().inputs) for _ in range(CALIBRATION)]
+        return torch.stack(found).mean(0)
 
     def _tell(self, what: Callable[[Callback], None]) -> None:
         for watcher in self.watchers:

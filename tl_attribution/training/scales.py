@@ -22,11 +22,17 @@ class Scales(NamedTuple):
     output_mean: Float[Tensor, "layer d_model"]
     output_scale: Float[Tensor, " layer"]
 
-    def normalise(self, batch: Batch) -> Batch:
-        """The batch in normalised units."""
+    def normalise(self, batch: Batch, room: Batch | None = None) -> Batch:
+        """The batch in normalised units, put into ``room``, an earlier one that is done with, if
+        given: fresh memory costs more than the arithmetic."""
+        inputs, outputs = (None, None) if room is None else room
         return Batch(
-            (batch.inputs - self.input_mean[:, None]).div_(self.input_scale[:, None, None]),
-            (batch.outputs - self.output_mean[:, None]).div_(self.output_scale[:, None, None]),
+            torch.sub(batch.inputs, self.input_mean[:, None], out=inputs).div_(
+                self.input_scale[:, None, None]
+            ),
+            torch.sub(batch.outputs, self.output_mean[:, None], out=outputs).div_(
+                self.output_scale[:, None, None]
+            ),
         )
 
     def fold(self, layer: int, weights: LayerWeights) -> LayerWeights:

@@ -65,7 +65,7 @@ def _above(
 
 
 def _product(x: Tensor, encoder: Encoder, room: Tensor) -> Tensor:
-    """All pre-activations of a layer, without the bias, [token, feature]; ``room`` may hold them."""
+    """All pre-activations of a layer, without the bias, [token, feature]."""
     if encoder.dtype == "bfloat16":
         return room.copy_(x.bfloat16() @ encoder.W.bfloat16().T)
     return kernels.multiply(x, encoder.W, room)

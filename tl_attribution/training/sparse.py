@@ -19,8 +19,9 @@ from torch.nn.functional import embedding_bag
 
 from tl_attribution.training import kernels
 
-DENSE_ABOVE = 0.1
-"""Share of active entries from which dense products are faster than sparse ones."""
+DENSE_ABOVE = {"library": 0.1, "bags": 0.4}
+"""Share of active entries from which dense products are faster than sparse ones, by who makes the
+sparse ones: MKL or cuSPARSE, or PyTorch's ``embedding_bag``."""
 
 Tables = Sequence[Float[Tensor, "feature d_model"]]
 """The decoder of one layer: what its features write to that layer, and to each one after it. A
@@ -54,7 +55,8 @@ class Active(NamedTuple):
     @property
     def dense(self) -> bool:
         """Whether there are so many entries that dense products are faster."""
-        return len(self.token) > DENSE_ABOVE * self.n_tokens * self.n_features
+        share = DENSE_ABOVE["bags" if _in_bags(self.token) else "library"]
+        return len(self.token) > share * self.n_tokens * self.n_features
 
     def fill(self, values: Float[Tensor, " active"]) -> Float[Tensor, "token feature"]:
         """The entries as a dense matrix, zero elsewhere."""
@@ -89,7 +91,7 @@ class Bags(NamedTuple):
 
     def matrix(self) -> Matrix:
         """In the form that is multiplied fastest."""
-        return self if self.value.device.type == "cpu" and not kernels.mkl() else self.csr()
+        return self if _in_bags(self.value) else self.csr()
 
     def csr(self) -> Float[Tensor, "row column"]:
         """As PyTorch's sparse tensor."""
@@ -117,6 +119,11 @@ class Bags(NamedTuple):
 
 Matrix = Tensor | Bags
 """Sparse or dense."""
+
+
+def _in_bags(entries: Tensor) -> bool:
+    """Whether sparse products are faster as sums over bags of rows."""
+    return entries.device.type == "cpu" and not kernels.mkl()
 
 
 def active(mask: Tensor) -> Active:
@@ -214,13 +221,17 @@ class Decode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, ats: tuple[Active, ...], written: tuple[int, ...], *tensors: Tensor
+        ctx: Any,
+        ats: tuple[Active, ...],
+        written: tuple[int, ...],
+        room: tuple[Tensor],
+        *tensors: Tensor,
     ) -> Tensor:
-        """Sum over source layers, each written to its own and later layers."""
+        """Sum over source layers, each written to its own and later layers, put into ``room``."""
         ctx.ats, ctx.written = ats, written
         ctx.save_for_backward(*tensors)
         values, decoders = _by_layer(tensors, written)
-        out = values[0].new_zeros(len(ats), ats[0].n_tokens, decoders[0][0].shape[1])
+        out = room[0].detach().zero_()
         for layer, (at, a, tables) in enumerate(zip(ats, values, decoders, strict=True)):
             matrix = at.by_token(a)
             for to, table in enumerate(tables, layer):
@@ -238,7 +249,7 @@ class Decode(torch.autograd.Function):
             to_values.append(products(at, rows, tables))
             matrix = at.by_feature(a)
             to_tables += [product(matrix, row) for row in rows]
-        return None, None, *to_values, *to_tables
+        return None, None, None, *to_values, *to_tables
 
 
 def _by_layer(
@@ -251,11 +262,17 @@ def _by_layer(
 
 
 def decode(
-    ats: Sequence[Active], values: Sequence[Tensor], decoders: Sequence[Tables]
+    ats: Sequence[Active],
+    values: Sequence[Tensor],
+    decoders: Sequence[Tables],
+    room: Float[Tensor, "layer token d_model"] | None = None,
 ) -> Float[Tensor, "layer token d_model"]:
-    """What the active features write: see :class:`Decode`, the dense product's equal."""
+    """What the active features write: see :class:`Decode`, the dense product's equal. With ``room``
+    it takes the place of what is there."""
+    if room is None:
+        room = values[0].new_empty(len(ats), ats[0].n_tokens, decoders[0][0].shape[1])
     written = tuple(len(tables) for tables in decoders)
-    return Decode.apply(tuple(ats), written, *values, *chain.from_iterable(decoders))
+    return Decode.apply(tuple(ats), written, (room,), *values, *chain.from_iterable(decoders))
 
 
 def decode_dense(

@@ -70,6 +70,8 @@ class Trainee(nn.Module):
             self.log_threshold = nn.Parameter(start)
         self.last: list[float] | None = None
         """BatchTopK's thresholds of the step before, of each layer."""
+        self._room: Tensor | None = None
+        """Where each step's reconstruction goes: fresh memory costs more than the arithmetic."""
         self.to(team.device)
 
     def __iter__(self):
@@ -109,11 +111,13 @@ class Trainee(nn.Module):
         c = self.config
         layers = self._encode(batch.inputs, step)
         acts = [self._gate(layer, made) for layer, made in enumerate(layers)]
-        written = sparse.decode([made.at for made in layers], acts, self.decoders)
-        recon = self.team.sum_features(written) + self.b_dec[:, None]
+        if self._room is None or self._room.shape != batch.outputs.shape:
+            self._room = torch.empty(batch.outputs.shape, device=self.team.device)
+        written = sparse.decode([made.at for made in layers], acts, self.decoders, self._room)
+        recon = self.team.sum_features(written).add_(self.b_dec[:, None])
         if c.skip:
-            recon = recon + batch.inputs @ self.W_skip.mT
-        error = batch.outputs - recon.detach()
+            recon += batch.inputs @ self.W_skip.mT
+        error = recon.detach().sub_(batch.outputs)  # nothing else needs the reconstruction
         squared = losses.MeanSquare.apply(recon, error)
         parts = {"error": squared.mean()}
         if c.activation in ("jumprelu", "relu"):
@@ -121,7 +125,7 @@ class Trainee(nn.Module):
             penalty = losses.tanh_penalty(ats, acts, self.decoders, c.tanh_scale)
             parts["sparsity"] = c.sparsity_at(step) * self._over_shards(penalty)
         if (c.aux_k or c.preactivation) and self.team.any(bool(dead.any())):
-            parts |= self._revive(batch.inputs, error, dead)
+            parts |= self._revive(batch.inputs, -error, dead)
         return Outcome(
             loss=torch.stack(list(parts.values())).sum(),
             parts={name: part.detach() for name, part in parts.items()},
