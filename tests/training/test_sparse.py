@@ -96,6 +96,15 @@ def test_the_batch_threshold_is_the_rank_of_the_number_asked_for(
         assert int((ranks >= threshold).sum()) == wanted
 
 
+def test_ranks_that_differ_by_rounding_are_active_together() -> None:
+    token, feature = torch.tensor([0, 1, 2, 3]), torch.zeros(4, dtype=torch.long)
+    rank = torch.tensor([2.0, 1.0, 1.0, 0.999]) * torch.tensor([1, 1, 1 - 1e-6, 1])
+    found = choose.Found(token, feature, rank * 3, rank, n_tokens=4, n_features=1)
+    at, pre = found.above(choose.batch_threshold(rank, 2, ALONE) or 0.0)
+    assert at.token.tolist() == [0, 1, 2]
+    assert torch.equal(pre, rank[:3] * 3)
+
+
 @given(st.integers(0, 999), SIZES, SIZES, st.integers(1, 9))
 def test_the_token_threshold_keeps_the_largest_of_each_token(
     seed: int, tokens: int, features: int, k: int

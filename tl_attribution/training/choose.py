@@ -15,6 +15,10 @@ from tl_attribution.training.sparse import Active
 TINY = 1e-30
 """Stands for zero: an active feature's pre-activation is above it."""
 
+TIE = 1e-5
+"""Share by which ranks may differ and count as equal. The same text twice in a batch gives the same
+activations but for rounding, which depends on the processor and on the number of processes."""
+
 Pre = Float[Tensor, "token feature"]
 
 
@@ -29,8 +33,8 @@ class Found(NamedTuple):
     n_features: int
 
     def above(self, least: float) -> tuple[Active, Tensor]:
-        """Entries of at least this rank, and their pre-activations."""
-        keep = kernels.where(self.rank >= least)
+        """Entries of at least this rank, or equal to it, and their pre-activations."""
+        keep = kernels.where(self.rank >= least * (1 - TIE))
         token, feature, pre = (
             t.index_select(0, keep) for t in (self.token, self.feature, self.pre)
         )
