@@ -68,19 +68,19 @@ class Active(NamedTuple):
         """The entries as a matrix [token, feature], sparse, or dense where that is faster."""
         if self.dense:
             return self.fill(values)
-        return Bags(self.token_start, self.feature, values, self.n_features).matrix()
+        return Sparse(self.token_start, self.feature, values, self.n_features).matrix()
 
     def by_feature(self, values: Float[Tensor, " active"]) -> Matrix:
         """The same, transposed."""
-        return self.fill(values).T if self.dense else self.bags(values).matrix()
+        return self.fill(values).T if self.dense else self.sparse_by_feature(values).matrix()
 
-    def bags(self, values: Float[Tensor, " active"]) -> Bags:
-        """The entries by feature."""
+    def sparse_by_feature(self, values: Float[Tensor, " active"]) -> Sparse:
+        """The same, sparse in any case."""
         sorted_values = values.index_select(0, self.order)
-        return Bags(self.feature_start, self.sorted_token, sorted_values, self.n_tokens)
+        return Sparse(self.feature_start, self.sorted_token, sorted_values, self.n_tokens)
 
 
-class Bags(NamedTuple):
+class Sparse(NamedTuple):
     """A sparse matrix: where each row begins, and where the last ends, and each entry's column and
     value."""
 
@@ -90,7 +90,7 @@ class Bags(NamedTuple):
     width: int
 
     def matrix(self) -> Matrix:
-        """In the form that is multiplied fastest."""
+        """In the form that is multiplied fastest: this, or PyTorch's."""
         return self if _in_bags(self.value) else self.csr()
 
     def csr(self) -> Float[Tensor, "row column"]:
@@ -106,18 +106,18 @@ class Bags(NamedTuple):
             )
 
     def times(self, table: Float[Tensor, "column d"]) -> Float[Tensor, "row d"]:
-        """The product with a table."""
+        """The product with a table: sums over bags of its rows."""
         return embedding_bag(
             self.column,
             table.detach(),
             self.start,
             mode="sum",
-            per_sample_weights=self.value,
+            per_sample_weights=self.value.detach(),
             include_last_offset=True,
         )
 
 
-Matrix = Tensor | Bags
+Matrix = Tensor | Sparse
 """Sparse or dense."""
 
 
@@ -152,7 +152,7 @@ def _starts(index: Tensor, n: int) -> Tensor:
 
 def product(matrix: Matrix, table: Float[Tensor, "inner d"]) -> Float[Tensor, "row d"]:
     """A matrix times a table."""
-    if isinstance(matrix, Bags):
+    if isinstance(matrix, Sparse):
         return matrix.times(table)
     # Without MKL, older versions of PyTorch multiply by beta what they find in the memory.
     room = table.new_empty if torch.backends.mkl.is_available() else table.new_zeros
@@ -161,7 +161,7 @@ def product(matrix: Matrix, table: Float[Tensor, "inner d"]) -> Float[Tensor, "r
 
 
 def _add(out: Tensor, matrix: Matrix, table: Tensor) -> None:
-    if isinstance(matrix, Bags):
+    if isinstance(matrix, Sparse):
         out += matrix.times(table)
     else:
         out.addmm_(matrix, table)
@@ -178,7 +178,7 @@ def products(at: Active, rows: Sequence[Tensor], tables: Sequence[Tensor]) -> Te
         return total[at.token, at.feature]
     # By feature, a table is read once from its beginning to its end, and the smaller rows stay in
     # the cache.
-    found = at.bags(rows[0].new_zeros(len(at.token))).csr()
+    found = at.sparse_by_feature(rows[0].new_zeros(len(at.token))).csr()
     for row, table in pairs:
         found = torch.sparse.sampled_addmm(found, table, row.T)
     values = found.values()
