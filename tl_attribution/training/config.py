@@ -12,6 +12,9 @@ ACTIVATIONS = ("batchtopk", "topk", "jumprelu", "relu")
 KINDS = ("clt", "transcoders")
 DTYPES = ("float32", "bfloat16")
 
+ENTRY = 100
+"""Bytes of one active feature of one token: its places, values and gradients."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -201,14 +204,16 @@ class TrainingConfig:
 
     def memory(self, host: Host, processes: int = 1) -> int:
         """Bytes a process needs at its peak: weights, gradients, Adam's two moments, the activation
-        buffer and one layer's pre-activations."""
+        buffer, one layer's pre-activations, and the active entries if their number is set."""
         weights = 16 * self.n_parameters(host) // self.feature_shards
         lanes = max(1, processes // self.feature_shards)
         pair = 8 * host.n_layers * host.d_model
+        k = max(self.k, self.k_at(0)) if self.activation in ("batchtopk", "topk") else 0
         return (
             weights
             + (self.buffer + 3 * self.batch) * pair // lanes
             + (6 * self.batch * self.n_features // processes)
+            + (ENTRY * k * host.n_layers * self.batch // processes)
         )
 
     def to_dict(self) -> dict[str, Any]:
