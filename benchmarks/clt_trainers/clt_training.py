@@ -13,9 +13,9 @@ The encoder's forward is dense; decoder and encoder backward are sparse.
 
 Limits here: the Triton kernels need a GPU. SPARSIFY_DISABLE_TRITON gives the repository's
 own `embedding_bag` decoder; the kernel for the encoder's weight gradient has no fallback
-and is replaced by a sparse matrix product. Compilation is off. At this commit untied
-decoders fail, as `ForwardOutput` is still built with two fields that it has lost; the
-script drops them.
+and is replaced by sums over bags (PyTorch's product with a sparse matrix takes up to twice
+as long). Compilation is off. At this commit untied decoders fail, as `ForwardOutput` is
+still built with two fields that it has lost; the script drops them.
 
 Runs in an environment of its own. The repository pins torch 2.7.1, hence --no-deps:
 
@@ -49,18 +49,24 @@ from sparsify import (
     sparse_coder,
 )
 from torch import nn
+from torch.nn.functional import embedding_bag
 
 
 def transpose_matmul(
     indices: torch.Tensor, values: torch.Tensor, dense: torch.Tensor, N: int
 ) -> torch.Tensor:
     """The [tokens, N] sparse matrix of `values` at columns `indices`, transposed, times `dense`."""
-    tokens, k = indices.shape
-    starts = torch.arange(0, tokens * k + 1, k)
-    matrix = torch.sparse_csr_tensor(
-        starts, indices.flatten(), values.flatten(), (tokens, N), check_invariants=False
+    feature = indices.flatten()
+    order = feature.argsort(stable=True)
+    counts = torch.bincount(feature, minlength=N)
+    return embedding_bag(
+        order // indices.shape[1],
+        dense,
+        torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        mode="sum",
+        per_sample_weights=values.flatten()[order],
+        include_last_offset=True,
     )
-    return matrix.t() @ dense
 
 
 ForwardOutput = sparse_coder.ForwardOutput
