@@ -149,6 +149,54 @@ def test_the_preactivation_term_pulls_dead_features_up_only() -> None:
     assert made.b_enc[0].grad[2] < 0, "a step against the gradient raises the bias"
 
 
+@pytest.mark.parametrize("wrong", [0.1, 1.0, 1.5, 100.0])
+@pytest.mark.parametrize("k_per_layer", [False, True])
+def test_a_wrong_guess_of_the_thresholds_changes_nothing(wrong: float, k_per_layer: bool) -> None:
+    made = trainee(k_per_layer=k_per_layer, k_start=3)
+    expected = made(batch(), 0, nothing_dead())
+    right = made.last
+    assert right is not None
+    made.last = [wrong * least for least in right]
+    found = made(batch(), 0, nothing_dead())
+    assert torch.equal(found.loss, expected.loss)
+    assert torch.equal(found.active, expected.active)
+    assert made.last == right
+
+
+@pytest.mark.parametrize(
+    ("guess", "searches"), [(1.0, 1), (1.5, 2), (100.0, 3)], ids=["right", "high", "far too high"]
+)
+def test_all_entries_are_looked_at_only_if_no_guess_serves(
+    guess: float, searches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = trainee(k_start=3)
+    made(batch(), 0, nothing_dead())
+    assert made.last is not None
+    made.last = [guess * least for least in made.last]
+    find, looked_at = made._find, []
+
+    def counted(*given: Any) -> Any:
+        found = find(*given)
+        looked_at.append(sum(len(some.pre) for some in found))
+        return found
+
+    monkeypatch.setattr(made, "_find", counted)
+    made(batch(), 0, nothing_dead())
+    pre = [x @ W.T + b for x, W, b in zip(batch().inputs, made.W_enc, made.b_enc, strict=True)]
+    every = sum(int((some > 0).sum()) for some in pre)
+    assert len(looked_at) == searches
+    assert (max(looked_at) == every) == (searches == 3)
+
+
+def test_fewer_positive_entries_than_asked_for_are_all_active() -> None:
+    made = trainee(k=FEATURES - 1, k_start=FEATURES)
+    for _ in range(2):  # without a last threshold, and with one
+        outcome = made(batch(), 0, nothing_dead())
+        pre = [x @ W.T + b for x, W, b in zip(batch().inputs, made.W_enc, made.b_enc, strict=True)]
+        expected = torch.stack([(some > 0).sum(0) for some in pre]).float()
+        assert torch.equal(outcome.active, expected)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_saved_dictionary_does_in_raw_units_what_was_trained_in_normalised_ones(
     shape: dict[str, Any],

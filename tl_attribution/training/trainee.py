@@ -20,8 +20,9 @@ from tl_attribution.training.distributed import DATA, FEATURES, Team
 from tl_attribution.training.scales import Scales
 from tl_attribution.training.sparse import Active
 
-HINT = 0.93
-"""The next threshold is searched for above this share of the last one."""
+GUESSES = 0.93, 0.5, 0.0
+"""The next threshold is searched for above this share of the last one; if it lies below, above the
+next share: a lower guess finds more entries, and zero half of all."""
 SAMPLE = 64
 """Tokens from which the first threshold is guessed."""
 
@@ -148,11 +149,13 @@ class Trainee(nn.Module):
         exact = [0.0] * self.n_layers
         if self.config.activation != "batchtopk":
             return self._find(inputs, step, exact), [-math.inf] * self.n_layers
-        found = self._find(inputs, step, self._hints(inputs, step))
-        thresholds = self._thresholds(found, step)
-        if None in thresholds:  # the guess was too high, or there are no more
-            found = self._find(inputs, step, exact)
+        found, thresholds = [], [None]
+        for share in GUESSES:
+            hints = self._hints(inputs, step, share)
+            found = self._find(inputs, step, hints)
             thresholds = self._thresholds(found, step)
+            if None not in thresholds or max(hints) <= choose.TINY:  # found, or there are no more
+                break
         self.last = [choose.TINY if t is None else t for t in thresholds]
         return found, self.last
 
@@ -181,18 +184,18 @@ class Trainee(nn.Module):
 
     # BatchTopK: the largest activations · decoder norms of a batch, over all layers or in each
 
-    def _hints(self, inputs: Tensor, step: int) -> list[float]:
+    def _hints(self, inputs: Tensor, step: int, share: float) -> list[float]:
         """A guess below the thresholds, the same in every process, which keeps most entries from
         being looked at: what lies below a guess that proves too low is never active."""
         if self.last is not None:
-            return [HINT * t for t in self.last]
+            return [share * t for t in self.last]
         some = self._find(inputs[:, :SAMPLE], step, [0.0] * self.n_layers)
         wanted = self.config.k_at(step) * some[0].n_tokens
         least = [
             float(found.rank.topk(wanted).values[-1]) if len(found.rank) > wanted else 0.0
             for found in some
         ]
-        return [HINT * self.team.least(min(least))] * self.n_layers
+        return [share * self.team.least(min(least))] * self.n_layers
 
     def _thresholds(self, found: list[choose.Found], step: int) -> list[float | None]:
         """The rank of number k · tokens, of all layers together or of each."""
