@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -78,3 +80,22 @@ def test_the_largest_of_each_token_are_among_those_that_are_looked_at(
     assert torch.equal(
         choose.token_threshold(table, k, ALONE), choose.token_threshold(pre, k, ALONE)
     )
+
+
+@pytest.mark.parametrize(
+    ("maker", "own"), [("GenuineIntel", True), ("AuthenticAMD", False), ("ARM", False)]
+)
+def test_mkl_serves_the_processors_of_its_maker(
+    maker: str, own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = tmp_path / "cpuinfo"
+    about.write_text(f"processor\t: 0\nvendor_id\t: {maker}\nflags\t\t: avx512f\n")
+    monkeypatch.setattr(kernels, "CPU_INFO", about)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(kernels, "mkl", kernels.mkl.__wrapped__)  # without what it remembers
+    assert kernels.mkl() == own
+    assert kernels.one_dnn() == (not own)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert not kernels.mkl()
+    assert not kernels.one_dnn(), "products are as PyTorch has them"

@@ -11,14 +11,16 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
+CPU_INFO = Path("/proc/cpuinfo")
+"""Says on Linux who made the processor; elsewhere Python does."""
+
 
 @cache
 def mkl() -> bool:
     """Whether MKL makes PyTorch's matrix products and makes full use of this processor: on others
     than Intel's it does without AVX-512, and its sparse products are slow."""
-    about = Path("/proc/cpuinfo")
-    maker = about.read_text() if about.exists() else platform.processor()
-    return torch.backends.mkl.is_available() and "Intel" in maker
+    maker = CPU_INFO.read_text() if CPU_INFO.exists() else platform.processor()
+    return torch.backends.mkl.is_available() and "GenuineIntel" in maker
 
 
 def one_dnn() -> bool:

@@ -107,6 +107,7 @@ class Sparse(NamedTuple):
 
     def times(self, table: Float[Tensor, "column d"]) -> Float[Tensor, "row d"]:
         """The product with a table: sums over bags of its rows."""
+        # Detached: with a gradient to come embedding_bag makes what only its own backward needs.
         return embedding_bag(
             self.column,
             table.detach(),
@@ -215,8 +216,9 @@ def written_norm(tables: Tables) -> Float[Tensor, " feature"]:
 class Decode(torch.autograd.Function):
     """What the active features of all layers write, [layer, token, d_model].
 
-    Takes the entries of every layer and the number of its tables, then each layer's values
-    [active], then all tables of the first layer, of the second, and so on.
+    Takes the entries of every layer, the number of its tables and the room for the result (in a
+    tuple, as autograd would track a tensor), then each layer's values [active], then all tables of
+    the first layer, of the second, and so on.
     """
 
     @staticmethod

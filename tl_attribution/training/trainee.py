@@ -20,9 +20,9 @@ from tl_attribution.training.distributed import DATA, FEATURES, Team
 from tl_attribution.training.scales import Scales
 from tl_attribution.training.sparse import Active
 
-GUESSES = 0.93, 0.5, 0.0
-"""The next threshold is searched for above this share of the last one; if it lies below, above the
-next share: a lower guess finds more entries, and zero half of all."""
+SHARES = 0.93, 0.5, 0.0
+"""A threshold is searched for above this share of the guess; if it lies below, above the next: the
+lower, the more entries are found, and at zero half of all."""
 SAMPLE = 64
 """Tokens from which the first threshold is guessed."""
 
@@ -149,12 +149,11 @@ class Trainee(nn.Module):
         exact = [0.0] * self.n_layers
         if self.config.activation != "batchtopk":
             return self._find(inputs, step, exact), [-math.inf] * self.n_layers
-        found, thresholds = [], [None]
-        for share in GUESSES:
-            hints = self._hints(inputs, step, share)
-            found = self._find(inputs, step, hints)
+        found, thresholds, guess = [], [None], self._guess(inputs, step)
+        for share in SHARES:
+            found = self._find(inputs, step, [share * least for least in guess])
             thresholds = self._thresholds(found, step)
-            if None not in thresholds or max(hints) <= choose.TINY:  # found, or there are no more
+            if None not in thresholds or max(guess) <= choose.TINY:  # found, or there are no more
                 break
         self.last = [choose.TINY if t is None else t for t in thresholds]
         return found, self.last
@@ -184,18 +183,18 @@ class Trainee(nn.Module):
 
     # BatchTopK: the largest activations · decoder norms of a batch, over all layers or in each
 
-    def _hints(self, inputs: Tensor, step: int, share: float) -> list[float]:
-        """A guess below the thresholds, the same in every process, which keeps most entries from
-        being looked at: what lies below a guess that proves too low is never active."""
+    def _guess(self, inputs: Tensor, step: int) -> list[float]:
+        """Each layer's threshold as of the last step or, at first, of a sample; the same in every
+        process. Entries far below are never active, and need not be looked at."""
         if self.last is not None:
-            return [share * t for t in self.last]
+            return self.last
         some = self._find(inputs[:, :SAMPLE], step, [0.0] * self.n_layers)
         wanted = self.config.k_at(step) * some[0].n_tokens
         least = [
             float(found.rank.topk(wanted).values[-1]) if len(found.rank) > wanted else 0.0
             for found in some
         ]
-        return [share * self.team.least(min(least))] * self.n_layers
+        return [self.team.least(min(least))] * self.n_layers
 
     def _thresholds(self, found: list[choose.Found], step: int) -> list[float | None]:
         """The rank of number k · tokens, of all layers together or of each."""
