@@ -83,7 +83,9 @@ class AttachedLayer(SAE[AttachedLayerConfig]):
         # SAELens asks a second time, with blank modules for hooks, to know the error.
         clean = not isinstance(self.hook_sae_acts_post, HookPoint)
         acts = self.shared.activations(self.layer, feature_acts, clean=clean)
-        out = clt.written(self.layer, acts) + clt.skipped(self.layer, self._read)
+        out = clt.written(self.layer, acts)
+        if clt.cfg.skip:
+            out = out + clt.skipped(self.layer, self._read)
         return self.hook_sae_recons(out)
 
 

@@ -49,8 +49,10 @@ class Named:
         self, tokens: Tensor, fwd_hooks: list[tuple[str, Callable[..., Any]]], **options: Any
     ) -> Any:
         """As the model's own."""
-        hooks = [(self.own.get(name, name), hook) for name, hook in fwd_hooks]
-        return self.model.run_with_hooks(tokens, fwd_hooks=hooks, **options)  # type: ignore[arg-type]  # a list is invariant
+        hooks: list[tuple[str | Callable[..., Any], Callable[..., Any]]] = [
+            (self.own.get(name, name), hook) for name, hook in fwd_hooks
+        ]
+        return self.model.run_with_hooks(tokens, fwd_hooks=hooks, **options)
 
 
 class SaeBridgeHost(BridgeHost):

@@ -141,7 +141,7 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
         self.W_enc = zeros(cfg.n_layers, cfg.d_in, cfg.d_sae)
         self.b_enc = zeros(cfg.n_layers, cfg.d_sae)
         self.b_dec = zeros(cfg.n_layers, cfg.d_in)
-        self.W_dec: nn.ParameterList = nn.ParameterList(  # type: ignore[assignment]  # one a layer
+        self.W_dec: nn.ParameterList = nn.ParameterList(  # type: ignore[assignment]  # SAELens has one
             zeros(cfg.d_sae, min(cfg.window, cfg.n_layers - layer), cfg.d_in)
             for layer in range(cfg.n_layers)
         )
@@ -170,9 +170,11 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
             out = out + acts[source] @ self.W_dec[source][:, layer - source]
         return out
 
-    def skipped(self, layer: int, x: Float[Tensor, "*batch d_model"]) -> Tensor | float:
-        """What the linear skip adds at a layer, 0 without one."""
-        return x @ self.W_skip[layer].T if self.cfg.skip else 0.0
+    def skipped(
+        self, layer: int, x: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
+        """What the linear skip adds at a layer, if there is one."""
+        return x @ self.W_skip[layer].T
 
     # All layers at once
 
@@ -197,7 +199,7 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
         out = self.decode(self.encode(x))
         if self.cfg.skip:
             x = x.to(self.dtype)
-            out = out + torch.stack([self.skipped(i, x[i]) for i in range(self.cfg.n_layers)])  # type: ignore[arg-type]  # tensors
+            out = out + torch.stack([self.skipped(i, x[i]) for i in range(self.cfg.n_layers)])
         return self.hook_sae_output(out)
 
     def _check(self, x: Tensor, width: int, name: str, axis: str) -> None:

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_attribution.dictionaries.neurons import MlpWeights
-from tl_attribution.errors import FormatError, NotFoundError, UnsupportedModelError
+from tl_attribution.errors import NotFoundError, UnsupportedModelError
 from tl_attribution.plugins.transformer_lens import names, tokens
 from tl_attribution.plugins.transformer_lens.editing import Editing
-from tl_attribution.plugins.transformer_lens.looking import look
+from tl_attribution.plugins.transformer_lens.looking import check_finite, look
 from tl_attribution.replacement.frozen import FrozenAttention, FrozenNorm
 from tl_attribution.replacement.host import EditMlps, MlpPairs, ReplaceMlp
 from tl_attribution.replacement.sites import ReadSite, WriteSite
@@ -155,14 +155,19 @@ class TransformerLensHost(abc.ABC):
         """One layer's MLP weights. Raises UnsupportedModelError unless it is plain or gated."""
         self._check_block(layer)
         mlp = self.model.blocks[layer].mlp
-        found = {n: getattr(mlp, n, None) for n in MLP_PARTS}
-        if not isinstance(found["W_in"], Tensor) or not isinstance(found["W_out"], Tensor):
+
+        def part(name: str) -> Tensor | None:
+            found = getattr(mlp, name, None)
+            return found.detach() if isinstance(found, Tensor) else None
+
+        W_in, W_out = part("W_in"), part("W_out")
+        if W_in is None or W_out is None:
             raise UnsupportedModelError(
                 f"{self.name}: the MLP of block {layer} is a {type(mlp).__name__}, not a plain or "
                 "gated MLP, so its neurons cannot be used; use a trained dictionary"
             )
-        ready = {n: t.detach() if isinstance(t, Tensor) else None for n, t in found.items()}
-        return MlpWeights(activation=str(self.model.cfg.act_fn), **ready)  # type: ignore[arg-type]  # W_in and W_out are tensors
+        rest = {name: part(name) for name in ("b_in", "b_out", "W_gate", "b_gate")}
+        return MlpWeights(W_in, W_out, str(self.model.cfg.act_fn), **rest)
 
     # Runs
 
@@ -300,7 +305,7 @@ class TransformerLensHost(abc.ABC):
             self._check_block(layer)
         norms = self._norms()
         logits, found = self._run(token_ids, self._hooks(norms.values()))
-        _check_finite(self.name, logits, found)
+        check_finite(self.name, logits, found)
         positions = found.get("hook_pos_embed")
         first = found[names.block(0, "hook_resid_pre")]
         snapshot = Snapshot(
@@ -353,22 +358,23 @@ class TransformerLensHost(abc.ABC):
         def norm(name: str) -> FrozenNorm:
             return self._scaled(norms[names.block(layer, name)], found)
 
+        def ready(weight: Tensor) -> Tensor:
+            return weight.detach().to(self.compute_dtype)
+
+        mlp_norm = self._mlp_norm_name(layer)
         attention_post = self.post_norm_name(layer, "ln1_post")
         mlp_post = self.post_norm_name(layer, "ln2_post")
         raw = None
         if mlp_post:
             raw = hooked("ln2_post.hook_normalized") * hooked("ln2_post.hook_scale")
-        weights = [
-            None if w is None else w.detach().to(self.compute_dtype) for w in self.attention(layer)
-        ]
-        mlp_norm = self._mlp_norm_name(layer)
+        weights = self.attention(layer)
         return Block(
             attention=FrozenAttention(
                 pattern=hooked("attn.hook_pattern"),
-                W_V=weights[0],  # type: ignore[arg-type]  # never None
-                b_V=weights[1],
-                W_O=weights[2],  # type: ignore[arg-type]  # never None
-                b_O=weights[3],
+                W_V=ready(weights.W_V),
+                b_V=None if weights.b_V is None else ready(weights.b_V),
+                W_O=ready(weights.W_O),
+                b_O=None if weights.b_O is None else ready(weights.b_O),
                 norm=norm("ln1"),
                 post_norm=norm(attention_post) if attention_post else None,
             ),
@@ -381,17 +387,4 @@ class TransformerLensHost(abc.ABC):
             parallel=self.parallel,
             mlp_raw=raw,
             mlp_post_norm=norm(mlp_post) if mlp_post else None,
-        )
-
-
-MLP_PARTS = ("W_in", "b_in", "W_gate", "b_gate", "W_out", "b_out")
-
-
-def _check_finite(name: str, logits: Tensor, found: dict[str, Tensor]) -> None:
-    bad = sorted(hook for hook, tensor in found.items() if not tensor.isfinite().all())
-    if bad or not logits.isfinite().all():
-        where = ", ".join(bad[:3]) or "the logits"
-        raise FormatError(
-            f"{name} gives NaN or infinite values on this prompt, at {where}; its weights are "
-            "broken, or overflow in their dtype"
         )

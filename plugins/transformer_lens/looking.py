@@ -1,4 +1,4 @@
-"""Tensors at some hooks of several rows, without computing what comes after the last of them."""
+"""Looking at tensors at hooks: of several rows at once, and whether they are finite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_attribution.errors import UnsupportedModelError
+from tl_attribution.errors import FormatError, UnsupportedModelError
 
 
 class _AllSeen(Exception):  # not an error
@@ -45,3 +45,14 @@ def look(model: Any, token_ids: Int[Tensor, "row position"], hooks: set[str]) ->
             "what its MLPs read or write"
         )
     return found
+
+
+def check_finite(name: str, logits: Tensor, found: dict[str, Tensor]) -> None:
+    """Raises FormatError if the logits, or what hooks hold, are not finite."""
+    bad = sorted(hook for hook, tensor in found.items() if not tensor.isfinite().all())
+    if bad or not logits.isfinite().all():
+        where = ", ".join(bad[:3]) or "the logits"
+        raise FormatError(
+            f"{name} gives NaN or infinite values on this prompt, at {where}; its weights are "
+            "broken, or overflow in their dtype"
+        )
