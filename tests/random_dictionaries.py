@@ -11,9 +11,9 @@ from tests.models import D_MODEL, N_LAYERS
 from tl_attribution.dictionaries.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
+from tl_attribution.dictionaries.per_layer import TranscoderSet
 from tl_attribution.dictionaries.transcoder import LayerWeights, Transcoder
-from tl_attribution.dictionaries.transcoders import TranscoderSet
-from tl_attribution.models import neurons
+from tl_attribution.hosts.models import neurons
 
 FEATURES = 14
 

@@ -16,10 +16,10 @@ import tl_attribution as tla
 from tests.models import FAMILIES, HOSTS, N_LAYERS, tiny
 from tests.random_dictionaries import FEATURES, KINDS, transcoder
 from tl_attribution.dictionaries.activations import JumpReLU
-from tl_attribution.evaluation import DENSITY_EDGES, Evaluation, finite, mean
-from tl_attribution.measures import Moments, density
-from tl_attribution.replacement.host import host_for
-from tl_attribution.training.data import Rows
+from tl_attribution.evaluation.metrics import Moments, density
+from tl_attribution.evaluation.results import DENSITY_EDGES, Evaluation, finite, mean
+from tl_attribution.hosts.protocols import host_for
+from tl_attribution.training.datasets import Contexts
 
 HOST = HOSTS[0]
 CONTEXTS = [[1, 9, 20, 33, 9, 41, 7], [1, 30, 5, 6, 11], [8, 9, 10, 4, 40, 22]]
@@ -27,10 +27,10 @@ CONTEXTS = [[1, 9, 20, 33, 9, 41, 7], [1, 30, 5, 6, 11], [8, 9, 10, 4, 40, 22]]
 PROMPTS = [" w1 w2 w3", " w9 w4", " w30 w2 w2"]
 
 
-def rows(contexts: list[list[int]] = CONTEXTS, padding: int = 0) -> Rows:
+def rows(contexts: list[list[int]] = CONTEXTS, padding: int = 0) -> Contexts:
     width = max(map(len, contexts)) + 2
     ids = [c + [padding] * (width - len(c)) for c in contexts]
-    return Rows(torch.tensor(ids), torch.tensor([len(c) for c in contexts]))
+    return Contexts(torch.tensor(ids), torch.tensor([len(c) for c in contexts]))
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_padding_prefix_and_order_count_nowhere(model: Any) -> None:
     found = tla.evaluate(model, dictionary, rows())
     assert tla.evaluate(model, dictionary, rows(padding=50)) == found
     assert tla.evaluate(model, dictionary, rows(), contexts=2).tokens == 6 + 4
-    with_single = Rows(*(torch.cat([part, part[:1]]) for part in rows()))
+    with_single = Contexts(*(torch.cat([part, part[:1]]) for part in rows()))
     with_single.lengths[-1] = 1
     assert tla.evaluate(model, dictionary, with_single) == found
 
@@ -300,11 +300,11 @@ def test_a_plot_is_a_whole_file_and_always_the_same(model: Any, tmp_path: Path, 
 def test_a_plot_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from tl_attribution.view import evaluation_plot
+    from tl_attribution.evaluation.plot import check_plot
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(tla.NotFoundError, match=r"tl-attribution\[plots\]"):
-        evaluation_plot.check("a.png")
+        check_plot("a.png")
 
 
 def test_sums_and_bins() -> None:

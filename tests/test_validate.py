@@ -15,9 +15,9 @@ import tl_attribution as tla
 from tests.models import HOSTS, tiny
 from tests.random_dictionaries import KINDS, transcoder
 from tl_attribution.errors import FormatError, InputError, MismatchError, NotFoundError
+from tl_attribution.evaluation.metrics import ranks, spearman
 from tl_attribution.graph.graph import Graph
-from tl_attribution.measures import ranks, spearman
-from tl_attribution.validation import Ranking, Validation, grade
+from tl_attribution.validation.results import RankCorrelations, Validation, grade
 
 PROMPT = [1, 9, 20, 33, 9, 41]
 
@@ -204,7 +204,7 @@ def test_the_verdict_follows_the_numbers(
     said: str,
 ) -> None:
     layers = tuple(replace(layer, cosine=cosine) for layer in found.layers)
-    ranking = Ranking(influence, activation, 0.1, 0.5)
+    ranking = RankCorrelations(influence, activation, 0.1, 0.5)
     assert said in replace(found, ranking=ranking, layers=layers).verdict[0]
 
 

@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 
 import tl_attribution as tla
 from tl_attribution.atlas import corpus
-from tl_attribution.replacement.host import MlpPairs, host_for
+from tl_attribution.hosts.protocols import MlpPairs, host_for
 from tl_attribution.training.buffer import Buffer
-from tl_attribution.training.data import open_rows, reader_for
-from tl_attribution.training.sources import Rows
+from tl_attribution.training.contexts import Contexts
+from tl_attribution.training.datasets import open_rows, reader_for
 
 HELD_OUT = 16_384
 
@@ -38,10 +38,12 @@ def opened(name: str, tokens: int) -> tuple[Any, list[str], dict[str, Any]]:
     return boot(name), collected(5 * tokens), {"context": 64}
 
 
-def some_layers(read: Callable[[Rows], MlpPairs], layers: slice) -> Callable[[Rows], MlpPairs]:
+def some_layers(
+    read: Callable[[Contexts], MlpPairs], layers: slice
+) -> Callable[[Contexts], MlpPairs]:
     """A reader that keeps these layers alone."""
 
-    def read_some(rows: Rows) -> MlpPairs:
+    def read_some(rows: Contexts) -> MlpPairs:
         return MlpPairs(*(t[:, :, layers] for t in read(rows)))
 
     return read_some

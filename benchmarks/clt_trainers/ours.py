@@ -9,11 +9,11 @@ import torch
 from common import Clock, activations, parse, parser, per_layer, report
 
 import tl_attribution as tla
-from tl_attribution.training import scales
+from tl_attribution.training import normalization
 from tl_attribution.training.buffer import Batch
-from tl_attribution.training.distributed import Team
-from tl_attribution.training.optimiser import Optimiser
-from tl_attribution.training.trainee import Trainee
+from tl_attribution.training.distributed import ProcessGrid
+from tl_attribution.training.model import TrainingTranscoder
+from tl_attribution.training.optimizer import Optimizer
 
 options = parser(__doc__)
 options.add_argument("--activation", choices=("batchtopk", "topk"), default="batchtopk")
@@ -36,9 +36,9 @@ config = tla.TrainingConfig(
     aux_k=args.aux_k,
     seed=args.seed,
 )
-alone = Team(torch.device("cpu"))
-trainee = Trainee(config, args.layers, args.width, alone)
-optimiser = Optimiser(trainee, alone)
+alone = ProcessGrid(torch.device("cpu"))
+trainee = TrainingTranscoder(config, args.layers, args.width, alone)
+optimiser = Optimizer(trainee, alone)
 
 
 def by_layer(x: torch.Tensor, y: torch.Tensor) -> Batch:
@@ -50,7 +50,7 @@ def by_layer(x: torch.Tensor, y: torch.Tensor) -> Batch:
 for name in ("inputs", "outputs"):
     setattr(data, name, getattr(data, name).transpose(0, 1).contiguous().transpose(0, 1))
 batches = (by_layer(x, y) for x, y in data.batches())
-units = scales.measure([by_layer(data.inputs[:16_384], data.outputs[:16_384])], alone)
+units = normalization.measure([by_layer(data.inputs[:16_384], data.outputs[:16_384])], alone)
 idle = torch.zeros(args.layers, args.features, dtype=torch.long)
 clock = Clock()
 loss, batch = 0.0, None

@@ -8,24 +8,24 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tl_attribution.dictionaries.remote import Address, Progress, Publication, Published
+    from tl_attribution.dictionaries.hub import Address, Progress, Publication, Published
 
 
 def install(module: ModuleType) -> None:
     """Offer the Hub. Installing twice changes nothing."""
-    from tl_attribution.dictionaries.remote import register_hub
+    from tl_attribution.dictionaries.hub import register_hub
 
     register_hub(HuggingFaceHub())
 
 
 class HuggingFaceHub:
-    """:class:`tl_attribution.dictionaries.remote.Hub`, by way of huggingface_hub. What it needs is
+    """:class:`tl_attribution.dictionaries.hub.Hub`, by way of huggingface_hub. What it needs is
     imported when it is used."""
 
     def download(self, address: Address, progress: Progress | None) -> Path:
         """See :func:`.download.download` and :func:`.elsewhere.gathered`."""
         from tl_attribution.plugins.huggingface_hub.download import download
-        from tl_attribution.plugins.huggingface_hub.elsewhere import gathered
+        from tl_attribution.plugins.huggingface_hub.linked_files import gathered
 
         return gathered(download(address, progress), progress)
 

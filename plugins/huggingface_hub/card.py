@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from tl_attribution.dictionaries.remote import Publication
+from tl_attribution.dictionaries.hub import Publication
 from tl_attribution.errors import FormatError
 
 TAGS = ("tl-attribution", "circuit-tracing", "attribution-graphs", "mechanistic-interpretability")

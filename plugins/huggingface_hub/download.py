@@ -19,10 +19,10 @@ from huggingface_hub.utils import (
 )
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
-from tl_attribution.dictionaries import remote
-from tl_attribution.dictionaries.remote import Address, Progress
+from tl_attribution.dictionaries import hub
+from tl_attribution.dictionaries.hub import Address, Progress
 from tl_attribution.errors import HubError
-from tl_attribution.plugins.huggingface_hub.failures import UnreachableError, told
+from tl_attribution.plugins.huggingface_hub.hub_errors import UnreachableError, told
 
 AT_ONCE = 4
 """Files that are fetched at the same time."""
@@ -58,9 +58,9 @@ def download(address: Address, progress: Progress | None = None) -> Path:
         except HubError as lacking:
             raise HubError(f"{error}; and {lacking}") from None
     sizes = {name: one.size for name, one in there.items()}
-    files = [there[name] for name in remote.needed(sizes, address)]
+    files = [there[name] for name in hub.needed(sizes, address)]
     snapshot = storage(address) / "snapshots" / commit
-    settings = [one for one in files if remote.is_settings(one.name)]
+    settings = [one for one in files if hub.is_settings(one.name)]
     whole = bool(settings) and all((snapshot / one.name).exists() for one in settings)
     wanted = [one for one in files if not (whole and (snapshot / one.name).exists())]
     with shown(address, wanted, progress):
@@ -107,10 +107,10 @@ def _cached(address: Address) -> Path:
     held = [path for path in snapshot.rglob("*") if path.is_file()]
     sizes = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in held}
     try:
-        files = remote.needed(sizes, address)
+        files = hub.needed(sizes, address)
     except HubError:
         raise HubError(f"the cache in {place.parent} does not hold {address}") from None
-    if not any(remote.is_settings(name) for name in files):
+    if not any(hub.is_settings(name) for name in files):
         raise HubError(f"the cache in {place.parent} holds only a part of {address}")
     return snapshot / address.folder
 

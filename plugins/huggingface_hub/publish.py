@@ -11,10 +11,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import get_session
 
-from tl_attribution.dictionaries.remote import Address, Publication, Published
+from tl_attribution.dictionaries.hub import Address, Publication, Published
 from tl_attribution.errors import HubError
 from tl_attribution.plugins.huggingface_hub.card import card
-from tl_attribution.plugins.huggingface_hub.failures import told
+from tl_attribution.plugins.huggingface_hub.hub_errors import told
 
 OURS = re.compile(r"layer_\d+\.safetensors|evaluation\.json")
 """Files of an earlier dictionary that must go when the new one has no such file."""

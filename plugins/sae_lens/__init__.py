@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def install(module: ModuleType) -> None:
     """Register all of it. Installing twice changes nothing."""
-    from tl_attribution.dictionaries.sources import register_source
+    from tl_attribution.dictionaries.plugin_sources import register_source
+    from tl_attribution.hosts.protocols import register_host
     from tl_attribution.plugins.sae_lens.cross_layer import register
     from tl_attribution.plugins.sae_lens.hooked import SaeHookedHost
     from tl_attribution.plugins.sae_lens.releases import SOURCE
     from tl_attribution.plugins.sae_lens.store import reader
-    from tl_attribution.replacement.host import register_host
-    from tl_attribution.training.reading import register_reader
+    from tl_attribution.training.activation_reader import register_reader
 
     register_reader(reader)
     register_source(SOURCE)

@@ -15,9 +15,9 @@ from sae_lens import SAETransformerBridge
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from tl_attribution.hosts.sites import ReadSite, WriteSite
 from tl_attribution.plugins.sae_lens.hooked import check_nothing_attached
 from tl_attribution.plugins.transformer_lens.bridge import BridgeHost
-from tl_attribution.replacement.sites import ReadSite, WriteSite
 
 
 class Named:
@@ -56,7 +56,7 @@ class Named:
 
 
 class SaeBridgeHost(BridgeHost):
-    """A SAETransformerBridge as :class:`~tl_attribution.replacement.host.Host`."""
+    """A SAETransformerBridge as :class:`~tl_attribution.hosts.protocols.Host`."""
 
     def __init__(self, model: SAETransformerBridge) -> None:
         check_nothing_attached(model)

@@ -11,11 +11,11 @@ from sae_lens.saes.sae import SAE
 from torch import Tensor, nn
 
 from tl_attribution.dictionaries.activations import JumpReLU, ReLU
-from tl_attribution.dictionaries.sources import Wanted
+from tl_attribution.dictionaries.per_layer import TranscoderSet
+from tl_attribution.dictionaries.plugin_sources import LoadOptions
 from tl_attribution.dictionaries.transcoder import LayerWeights
-from tl_attribution.dictionaries.transcoders import TranscoderSet
 from tl_attribution.errors import InputError, MismatchError
-from tl_attribution.plugins.transformer_lens import names
+from tl_attribution.plugins.transformer_lens import hook_names
 
 ARCHITECTURES = (
     "transcoder",
@@ -44,7 +44,7 @@ class Part(NamedTuple):
     threshold: Tensor | None
 
 
-def part(sae: Any, wanted: Wanted) -> Part:
+def part(sae: Any, wanted: LoadOptions) -> Part:
     """One transcoder, its weights copied. Raises InputError for what no dictionary can hold, and
     where it does not say which layer it is of."""
     _check(sae)
@@ -128,7 +128,7 @@ def _place(sae: Any, key: str, given: str | None, layer: int | None = None) -> t
             f"a transcoder's metadata has no {key}, so where it belongs is not known; set "
             f"sae.cfg.metadata.{key}, such as 'blocks.0.mlp.hook_in'"
         )
-    found_layer, hook = names.split(metadata[key])
+    found_layer, hook = hook_names.split(metadata[key])
     hugging_face = metadata["hf_hook_name" if key == "hook_name" else "hf_hook_name_out"] or ""
     told = (ours for theirs, ours in HUGGING_FACE.items() if hugging_face.endswith(f".{theirs}"))
     return found_layer, given or next(told, hook)

@@ -32,7 +32,8 @@ from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats import sae_lens_clt
 from tl_attribution.dictionaries.formats.sae_lens_clt import ARCHITECTURE
 from tl_attribution.errors import InputError, MismatchError
-from tl_attribution.graph.storage import whole_file, write_whole
+from tl_attribution.files import write_whole
+from tl_attribution.graph.storage import whole_file
 from tl_attribution.plugin_loading import PluginWarning
 
 Reads = Float[Tensor, "layer *batch d_model"]
@@ -213,7 +214,7 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
         """One SAE a layer, to be attached together to a HookedSAETransformer or a
         SAETransformerBridge: ``model.run_with_saes(tokens, saes=clt.at_each_layer(model))``. See
         plugins/sae_lens/attached.py."""
-        from tl_attribution.plugins.sae_lens.attached import at_each_layer
+        from tl_attribution.plugins.sae_lens.clt_layers import at_each_layer
 
         return at_each_layer(self, model)  # type: ignore[arg-type]  # one file of two names to pyright
 

@@ -18,7 +18,7 @@ def check_nothing_attached(model: Any) -> None:
 
 
 class SaeHookedHost(HookedTransformerHost):
-    """A HookedSAETransformer as :class:`~tl_attribution.replacement.host.Host`."""
+    """A HookedSAETransformer as :class:`~tl_attribution.hosts.protocols.Host`."""
 
     def __init__(self, model: Any) -> None:
         check_nothing_attached(model)

@@ -24,10 +24,10 @@ from sae_lens.saes.sae import SAE
 from sae_lens.util import dtype_to_str
 
 from tl_attribution.dictionaries.base import Dictionary
-from tl_attribution.dictionaries.sources import DictionarySource, Wanted
+from tl_attribution.dictionaries.plugin_sources import DictionarySource, LoadOptions
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, NotFoundError
-from tl_attribution.plugins.huggingface_hub.failures import told
+from tl_attribution.plugins.huggingface_hub.hub_errors import told
 from tl_attribution.plugins.sae_lens import convert
 from tl_attribution.plugins.sae_lens.cross_layer import CrossLayerTranscoderSAE
 
@@ -140,7 +140,7 @@ def choose(release: PretrainedSAELookup, request: str) -> list[str]:
     return min(whole, key=lambda choice: choice.rank(l0)).ids(l0)
 
 
-def load(source: Any, wanted: Wanted) -> Dictionary | None:
+def load(source: Any, wanted: LoadOptions) -> Dictionary | None:
     """A dictionary from a release's name, a list of transcoders or a CLT of SAELens, or None."""
     if isinstance(source, CrossLayerTranscoderSAE):
         return source.to_dictionary(device=wanted.device, dtype=wanted.dtype)
@@ -155,7 +155,7 @@ def load(source: Any, wanted: Wanted) -> Dictionary | None:
     return None if release is None else _download(release, request, wanted)
 
 
-def _download(release: PretrainedSAELookup, request: str, wanted: Wanted) -> Transcoder:
+def _download(release: PretrainedSAELookup, request: str, wanted: LoadOptions) -> Transcoder:
     """Raises HubError for what goes wrong on the way, without SAELens's own error."""
     if release.conversion_func == SUMMED:
         raise InputError(

@@ -25,15 +25,15 @@ from typing import Any
 
 import torch
 
-from tl_attribution.replacement.host import Host, MlpPairs
-from tl_attribution.replacement.sites import ReadSite, WriteSite
-from tl_attribution.training.sources import Rows
+from tl_attribution.hosts.protocols import Host, MlpPairs
+from tl_attribution.hosts.sites import ReadSite, WriteSite
+from tl_attribution.training.contexts import Contexts
 
 
 def reader(
     model: Any, host: Host, read: ReadSite, write: WriteSite
-) -> Callable[[Rows], MlpPairs] | None:
-    """A reader for :func:`tl_attribution.training.reading.register_reader`, or None."""
+) -> Callable[[Contexts], MlpPairs] | None:
+    """A reader for :func:`tl_attribution.training.activation_reader.register_reader`, or None."""
     plain_hooks = getattr(host, "plain_hooks", None)
     hooks = None if plain_hooks is None else plain_hooks(read, write)
     options = _without_logits(model)
@@ -43,7 +43,7 @@ def reader(
     store = _store(model, host, [*reads, *writes], options)
     device = next(iter(model.parameters())).device
 
-    def read_rows(rows: Rows) -> MlpPairs:
+    def read_rows(rows: Contexts) -> MlpPairs:
         found = store.get_multi_hook_activations(rows.ids.to(device))
         inputs, outputs = (torch.stack([found[h] for h in side], 2) for side in (reads, writes))
         return MlpPairs(_full(inputs), _full(outputs))

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tl_attribution.dictionaries.base import Dictionary
     from tl_attribution.graph.graph import Graph
-    from tl_attribution.replacement.prompts import Prompt
+    from tl_attribution.hosts.prompt import Prompt
 
 
 def attribution_graph(self: Any, prompt: Prompt, dictionary: Dictionary, **options: Any) -> Graph:
     """The attribution graph of one prompt: see :func:`tl_attribution.attribute`, which this calls
     with the model as its first argument."""
-    from tl_attribution.attribute import attribute
+    from tl_attribution.attribution.attribute import attribute
 
     return attribute(self, prompt, dictionary, **options)
 
@@ -23,10 +23,10 @@ def attribution_graph(self: Any, prompt: Prompt, dictionary: Dictionary, **optio
 def install(module: ModuleType) -> None:
     """Serve the model classes that this version of transformer_lens has. Installing twice changes
     nothing."""
+    from tl_attribution.hosts.protocols import register_host, register_loader
     from tl_attribution.plugins.transformer_lens.bridge import BridgeHost
     from tl_attribution.plugins.transformer_lens.hooked import HookedTransformerHost
     from tl_attribution.plugins.transformer_lens.loading import load
-    from tl_attribution.replacement.host import register_host, register_loader
 
     register_loader(load)
     for owner, name, adapter in (

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from tl_attribution.dictionaries.neurons import MlpWeights
 from tl_attribution.errors import NotFoundError, UnsupportedModelError
-from tl_attribution.plugins.transformer_lens import names, tokens
+from tl_attribution.hosts.frozen_layers import FrozenAttention, FrozenNorm
+from tl_attribution.hosts.protocols import EditMlps, MlpPairs, ReplaceMlp
+from tl_attribution.hosts.sites import ReadSite, WriteSite
+from tl_attribution.hosts.snapshot import Block, Snapshot
+from tl_attribution.plugins.transformer_lens import hook_names, tokens
+from tl_attribution.plugins.transformer_lens.capture import check_finite, look
 from tl_attribution.plugins.transformer_lens.editing import Editing
-from tl_attribution.plugins.transformer_lens.looking import check_finite, look
-from tl_attribution.replacement.frozen import FrozenAttention, FrozenNorm
-from tl_attribution.replacement.host import EditMlps, MlpPairs, ReplaceMlp
-from tl_attribution.replacement.sites import ReadSite, WriteSite
-from tl_attribution.replacement.snapshot import Block, Snapshot
 from tl_attribution.shapes import Streams, TokenIds
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
@@ -48,10 +48,10 @@ class AttentionWeights(NamedTuple):
 
 
 class TransformerLensHost(abc.ABC):
-    """A TransformerLens model as :class:`~tl_attribution.replacement.host.Host`."""
+    """A TransformerLens model as :class:`~tl_attribution.hosts.protocols.Host`."""
 
-    mlp_input_hook = names.MLP_INPUT
-    mlp_output_hook = names.MLP_OUTPUT
+    mlp_input_hook = hook_names.MLP_INPUT
+    mlp_output_hook = hook_names.MLP_OUTPUT
 
     def __init__(self, model: Any) -> None:
         self.model, cfg = model, model.cfg
@@ -117,17 +117,17 @@ class TransformerLensHost(abc.ABC):
                 f"{self.name} runs attention and MLP in parallel and has no hook_resid_mid; its "
                 "features read at 'hook_resid_pre' or 'ln2.hook_normalized'"
             )
-        return names.read_site(hook)
+        return hook_names.read_site(hook)
 
     def write_site(self, hook: str) -> WriteSite:
         """The site of a write hook."""
-        return names.write_site(hook)
+        return hook_names.write_site(hook)
 
     # Weights
 
     def _norm(self, layer: int | None, name: str) -> NormWeights:
         owner = self.model if layer is None else self.model.blocks[layer]
-        hooks = name if layer is None else names.block(layer, name)
+        hooks = name if layer is None else hook_names.block(layer, name)
         return self.norm(hooks, getattr(owner, name))
 
     def _has(self, layer: int, name: str) -> bool:
@@ -237,16 +237,16 @@ class TransformerLensHost(abc.ABC):
     def _write_hooks(self, layer: int, site: WriteSite) -> tuple[str, ...]:
         """Hooks whose product is what the MLP writes at a site."""
         if not site.before_norm or not self.post_norm_name(layer, "ln2_post"):
-            return (names.block(layer, "hook_mlp_out"),)
+            return (hook_names.block(layer, "hook_mlp_out"),)
         parts = ("hook_normalized", "hook_scale")
-        return tuple(names.block(layer, f"ln2_post.{part}") for part in parts)
+        return tuple(hook_names.block(layer, f"ln2_post.{part}") for part in parts)
 
     def read_hook(self, layer: int, site: ReadSite) -> str:
         """The hook that holds what is read at a site, or what it is computed from."""
         if site.norm != "none":
-            return names.block(layer, f"{self._mlp_norm_name(layer)}.hook_normalized")
+            return hook_names.block(layer, f"{self._mlp_norm_name(layer)}.hook_normalized")
         early = site.place == "resid_pre" or self.parallel
-        return names.block(layer, "hook_resid_pre" if early else "hook_resid_mid")
+        return hook_names.block(layer, "hook_resid_pre" if early else "hook_resid_mid")
 
     def at_site(self, layer: int, hooked: Tensor, site: ReadSite) -> Tensor:
         """What is read at a site, from what :meth:`read_hook`'s hook holds."""
@@ -307,14 +307,14 @@ class TransformerLensHost(abc.ABC):
         logits, found = self._run(token_ids, self._hooks(norms.values()))
         check_finite(self.name, logits, found)
         positions = found.get("hook_pos_embed")
-        first = found[names.block(0, "hook_resid_pre")]
+        first = found[hook_names.block(0, "hook_resid_pre")]
         snapshot = Snapshot(
             token_ids=token_ids.cpu(),
             token_embedding=first if positions is None else first - positions,
             position_embedding=positions,
             blocks=tuple(self._block(layer, norms, found) for layer in range(self.n_layers)),
             final_norm=self._scaled(norms["ln_final"], found),
-            final_resid=found[names.block(self.n_layers - 1, "hook_resid_post")],
+            final_resid=found[hook_names.block(self.n_layers - 1, "hook_resid_post")],
             W_U=self.model.W_U.detach().to(self.compute_dtype),
             b_U=self._unembedding_bias(),
             soft_cap=self.soft_cap,
@@ -342,8 +342,8 @@ class TransformerLensHost(abc.ABC):
             parts.append(f"{self._mlp_norm_name(layer)}.hook_normalized")
             if self.post_norm_name(layer, "ln2_post"):
                 parts.append("ln2_post.hook_normalized")
-            wanted += [names.block(layer, part) for part in parts]
-        wanted.append(names.block(self.n_layers - 1, "hook_resid_post"))
+            wanted += [hook_names.block(layer, part) for part in parts]
+        wanted.append(hook_names.block(self.n_layers - 1, "hook_resid_post"))
         if getattr(self.model.cfg, "positional_embedding_type", None) == "standard":
             wanted.append("hook_pos_embed")
         return wanted
@@ -353,10 +353,10 @@ class TransformerLensHost(abc.ABC):
 
     def _block(self, layer: int, norms: dict[str, NormWeights], found: dict[str, Tensor]) -> Block:
         def hooked(name: str) -> Tensor:
-            return found[names.block(layer, name)]
+            return found[hook_names.block(layer, name)]
 
         def norm(name: str) -> FrozenNorm:
-            return self._scaled(norms[names.block(layer, name)], found)
+            return self._scaled(norms[hook_names.block(layer, name)], found)
 
         def ready(weight: Tensor) -> Tensor:
             return weight.detach().to(self.compute_dtype)
@@ -381,7 +381,7 @@ class TransformerLensHost(abc.ABC):
             mlp_norm=norm(mlp_norm),
             resid_pre=hooked("hook_resid_pre"),
             mlp_normalized=self._normalized(
-                norms[names.block(layer, mlp_norm)], hooked(f"{mlp_norm}.hook_normalized")
+                norms[hook_names.block(layer, mlp_norm)], hooked(f"{mlp_norm}.hook_normalized")
             ),
             mlp_out=hooked("hook_mlp_out"),
             parallel=self.parallel,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tl_attribution.plugins.transformer_lens import names
+from tl_attribution.plugins.transformer_lens import hook_names
 from tl_attribution.plugins.transformer_lens.adapter import (
     AttentionWeights,
     NormWeights,
@@ -49,4 +49,4 @@ class BridgeHost(TransformerLensHost):
         self, layer: int, hook: Callable[..., Tensor]
     ) -> tuple[list[tuple[str, Callable[..., Tensor]]], Any]:
         """The MLP's own output hook comes before the post-norm."""
-        return [(names.block(layer, "mlp.hook_out"), hook)], None
+        return [(hook_names.block(layer, "mlp.hook_out"), hook)], None

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_attribution.errors import UnsupportedModelError
-from tl_attribution.plugins.transformer_lens import names
-from tl_attribution.replacement.host import EditMlps
-from tl_attribution.replacement.sites import ReadSite, WriteSite
+from tl_attribution.hosts.protocols import EditMlps
+from tl_attribution.hosts.sites import ReadSite, WriteSite
+from tl_attribution.plugins.transformer_lens import hook_names
 
 Hook = Callable[..., Any]
 
@@ -72,11 +72,11 @@ class Editing:
 
         named: list[tuple[str, Hook]] = [(host.read_hook(layer, self.read), look)]
         if self.patterns is not None:
-            named.append((names.block(layer, "attn.hook_pattern"), hold))
+            named.append((hook_names.block(layer, "attn.hook_pattern"), hold))
         if self.write.before_norm and host.post_norm_name(layer, "ln2_post"):
             more, handle = host.replace_before_norm(layer, edit)
             return named + more, handle
-        return [*named, (names.block(layer, "hook_mlp_out"), edit)], None
+        return [*named, (hook_names.block(layer, "hook_mlp_out"), edit)], None
 
     def _check(self) -> None:
         every = set(range(self.host.n_layers))

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 import wandb
 
-from tl_attribution.evaluation import Evaluation
-from tl_attribution.plugins.wandb import rows
+from tl_attribution.evaluation.results import Evaluation
+from tl_attribution.plugins.wandb import tables
 from tl_attribution.plugins.wandb.runs import address, going_on, open_run
-from tl_attribution.training.callbacks import About, Callback, Record
+from tl_attribution.training.callbacks import Callback, RunInfo, StepRecord
 
 INTERRUPTED, RESUMED = "interrupted", "resumed"
 """Tags. The second takes the first one's place: wandb sends no list of tags that is empty."""
@@ -30,11 +30,11 @@ class WandbCallback(Callback):
     def __init__(self, where: str = "") -> None:
         self.entity, self.project = address(where)
         self._run: wandb.Run | None = None
-        self._about: About | None = None
+        self._about: RunInfo | None = None
         self._unsent: tuple[int, Path] | None = None
         self._last = 0
 
-    def on_start(self, about: About) -> None:
+    def on_start(self, about: RunInfo) -> None:
         """Open the run, or go on with it. Raises InputError if wandb cannot."""
         run = open_run(
             self.entity,
@@ -55,7 +55,7 @@ class WandbCallback(Callback):
                 del run.summary[STOPPED]
         self._run = run
 
-    def on_record(self, record: Record) -> None:
+    def on_record(self, record: StepRecord) -> None:
         """Log every number of the record."""
         self._log(record.step, record.flat())
 
@@ -63,12 +63,12 @@ class WandbCallback(Callback):
         """Log a histogram a layer of log10 of the density; features that were never active are no
         part of it, their share is ``silent``."""
         if self._run is not None:
-            self._log(step, rows.density(density))
+            self._log(step, tables.density(density))
 
     def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Log the summary's numbers, and tables of everything else."""
         if self._run is not None:
-            self._log(step, rows.evaluation(evaluation))
+            self._log(step, tables.evaluation(evaluation))
 
     def on_checkpoint(self, step: int, folder: Path) -> None:
         """Upload the checkpoint as the newest version of its artifact; offline, keep it in mind."""
@@ -135,6 +135,6 @@ class WandbCallback(Callback):
             run.finish(exit_code=exit_code)
 
 
-def _facts(about: About) -> dict[str, object]:
+def _facts(about: RunInfo) -> dict[str, object]:
     model = {"model": about.model, "n_layers": about.n_layers, "d_model": about.d_model}
     return about.config.to_dict() | model

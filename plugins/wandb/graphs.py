@@ -14,8 +14,8 @@ import wandb
 from tl_attribution.errors import FormatError, InputError, NotFoundError
 from tl_attribution.graph import export, storage
 from tl_attribution.graph.graph import Graph
-from tl_attribution.graph.paths import printable
 from tl_attribution.plugins.wandb.runs import address, open_run
+from tl_attribution.text import printable
 from tl_attribution.view import page
 
 FILE = "graph.safetensors"

@@ -7,15 +7,7 @@ from collections import Counter
 import pytest
 
 from tl_attribution.atlas import corpus, tokenizer
-from tl_attribution.atlas.tables import (
-    ANTONYMS,
-    COUNTRIES,
-    DAYS,
-    LANGUAGES,
-    MONTHS,
-    PEOPLE,
-    STATES,
-)
+from tl_attribution.atlas.tables import ANTONYMS, COUNTRIES, DAYS, LANGUAGES, MONTHS, PEOPLE, STATES
 
 
 def test_tables_are_as_large_as_promised() -> None:

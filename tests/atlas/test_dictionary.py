@@ -9,9 +9,9 @@ import pytest
 
 import tl_attribution as tla
 from tl_attribution.atlas import corpus
-from tl_attribution.dictionaries.names import names
-from tl_attribution.evaluation import Evaluation
-from tl_attribution.models import ATLAS
+from tl_attribution.dictionaries.catalog import names
+from tl_attribution.evaluation.results import Evaluation
+from tl_attribution.hosts.models import ATLAS
 
 pytestmark = pytest.mark.hosts
 

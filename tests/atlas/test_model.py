@@ -13,7 +13,7 @@ import torch
 import tl_attribution as tla
 from tl_attribution.atlas import build, corpus, tokenizer
 from tl_attribution.graph.graph import Graph
-from tl_attribution.models import ATLAS
+from tl_attribution.hosts.models import ATLAS
 
 DALLAS = "Fact: the capital of the state containing Dallas is"
 

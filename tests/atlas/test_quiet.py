@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tl_attribution.atlas import build, corpus, quiet, tokenizer
+from tl_attribution.atlas import build, corpus, mlp_penalty, tokenizer
 from tl_attribution.atlas.tables import COUNTRIES, STATES
 
 PLACE_OF = {c: p.name for p in (*STATES, *COUNTRIES) for c in p.cities}
@@ -30,18 +30,18 @@ def model(encode: Any) -> Any:
 
 @torch.no_grad()
 def test_writing_is_what_active_neurons_write_relative_to_the_first_batch(model: Any) -> None:
-    writing = quiet.Writing(model)
+    writing = mlp_penalty.Writing(model)
     ids = torch.randint(3, 100, (4, 6))
     ids[0, 4:] = 0
     real = (ids != 0).float()
     model(ids)
-    assert float(writing.penalty(real)) == pytest.approx(quiet.PRICE)
+    assert float(writing.penalty(real)) == pytest.approx(mlp_penalty.PRICE)
     model(torch.where(ids == 0, 7, ids))  # what stands where nothing is said costs nothing
-    assert float(writing.penalty(real)) == pytest.approx(quiet.PRICE, rel=1e-5)
+    assert float(writing.penalty(real)) == pytest.approx(mlp_penalty.PRICE, rel=1e-5)
     last = model.transformer.h[1].mlp.c_proj.weight
     last *= 3  # of the last layer, so that nothing else changes
     model(ids)
-    assert float(writing.penalty(real)) == pytest.approx(quiet.PRICE * (1 + 3) / 2, rel=1e-5)
+    assert float(writing.penalty(real)) == pytest.approx(mlp_penalty.PRICE * (1 + 3) / 2, rel=1e-5)
     writing.remove()
     model(torch.randint(3, 100, (1, 2)))
     assert len(writing.active[0]) == 4
@@ -76,18 +76,18 @@ def test_unlike_is_the_share_of_the_variance_within_places(
     model: Any, encode: Any, of_city: float
 ) -> None:
     kept = _written_instead(model, encode, of_city)
-    alike = quiet.Alike(model, corpus.split()[0], encode, seed=0)
+    alike = mlp_penalty.Alike(model, corpus.split()[0], encode, seed=0)
     found = float(alike.share())
     written = torch.stack([vector for _, vector in kept])
     names = [place for place, _ in kept]
-    assert len(set(names)) == quiet.PLACES
+    assert len(set(names)) == mlp_penalty.PLACES
     within = 0.0
     for name in set(names):
         own = written[[n == name for n in names]]
-        assert len(own) == quiet.CITIES
+        assert len(own) == mlp_penalty.CITIES
         within += float((own - own.mean(0)).square().sum())
     share = within / float((written - written.mean(0)).square().sum())
     assert found == pytest.approx(share, abs=1e-6)
     assert (share < 1e-9) == (of_city == 0)
-    mean = quiet.unlike(model, corpus.split()[0], encode, draws=3)
+    mean = mlp_penalty.unlike(model, corpus.split()[0], encode, draws=3)
     assert mean == pytest.approx(share, abs=0.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tl_attribution.graph.graph import About, Answer, Certificate, Graph
+from tl_attribution.graph.graph import Answer, Certificate, Graph, GraphMetadata
 from tl_attribution.graph.influence import influence, normalise
 from tl_attribution.graph.nodes import NodeTable
 
@@ -33,7 +33,7 @@ def small_graph() -> Graph:
         constant=constant,
         preactivation=adjacency.sum(1) + constant,
         target_weights=weights,
-        about=About(
+        about=GraphMetadata(
             prompt="".join(TOKENS),
             token_ids=(4, 5),
             tokens=TOKENS,

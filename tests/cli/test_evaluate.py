@@ -12,21 +12,23 @@ import pytest
 
 import tl_attribution as tla
 from tests.cli.running import Ran, is_one_line_about
-from tl_attribution.evaluation import (
-    Answers,
+from tl_attribution.evaluation.results import (
+    AnswerMetrics,
+    Distribution,
     Evaluation,
     GraphScores,
     LayerEvaluation,
-    Replaced,
-    Spread,
+    ReplacementMetrics,
 )
 
 DENSITY = (0,) * 12 + (1, 0, 2, 3, 8, 4, 2, 2, 1, 0, 0, 0)
 
 
 def small_evaluation() -> Evaluation:
-    layer = LayerEvaluation(0.25, 0.8125, 3.5, 2, DENSITY, Replaced(0.9, 0.125, 2.1, 3.0, None))
-    spread = Spread(0.8, 0.5, 0.6, 0.75, 0.9, 1.0)
+    layer = LayerEvaluation(
+        0.25, 0.8125, 3.5, 2, DENSITY, ReplacementMetrics(0.9, 0.125, 2.1, 3.0, None)
+    )
+    spread = Distribution(0.8, 0.5, 0.6, 0.75, 0.9, 1.0)
     return Evaluation(
         model="[red]toy\x1b",
         dictionary="neurons",
@@ -35,9 +37,12 @@ def small_evaluation() -> Evaluation:
         tokens=1234,
         loss=2.0,
         layers=(layer, layer),
-        replaced=Replaced(0.75, 0.5, 2.5, 4.0, 0.755),
-        answers={"[b]all": Answers(4, 0.5, 2, 1.0, 0.5), "bare": Answers(4, 1.0, 0, None, None)},
-        graphs=GraphScores(3, spread, spread, Spread(*[2e-7] * 6)),
+        replaced=ReplacementMetrics(0.75, 0.5, 2.5, 4.0, 0.755),
+        answers={
+            "[b]all": AnswerMetrics(4, 0.5, 2, 1.0, 0.5),
+            "bare": AnswerMetrics(4, 1.0, 0, None, None),
+        },
+        graphs=GraphScores(3, spread, spread, Distribution(*[2e-7] * 6)),
     )
 
 

@@ -13,7 +13,7 @@ import tl_attribution as tla
 from tests.cli.running import Ran, is_one_line_about
 from tests.models import HOSTS, tiny
 from tests.random_dictionaries import transcoder
-from tl_attribution.dictionaries import registry
+from tl_attribution.dictionaries import loading
 
 TEXT = " w5 w16 w29 w5 w37"
 pytestmark = pytest.mark.hosts
@@ -39,7 +39,7 @@ def test_the_model_is_the_one_that_the_dictionary_was_trained_on(
     made, asked = transcoder(), list[str]()
     made.model_name = "me/tiny-gpt2"
     made.save(tmp_path / "d")
-    monkeypatch.setattr(tla, "load_dictionary", registry.load_dictionary)
+    monkeypatch.setattr(tla, "load_dictionary", loading.load_dictionary)
     monkeypatch.setattr(tla, "load_model", remember(asked))
     change = ("intervene", TEXT, "--ablate", "0:2:3", "--dictionary", tmp_path / "d")
     assert cli(*change).code == 0

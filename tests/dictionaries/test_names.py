@@ -18,8 +18,8 @@ from tests.cli.conftest import cli
 from tests.cli.running import Ran, is_one_line_about
 from tests.dictionaries.format_files import make
 from tests.dictionaries.small import small
-from tl_attribution.dictionaries import names, registry, remote, sources
-from tl_attribution.dictionaries.remote import Address
+from tl_attribution.dictionaries import catalog, hub, loading, plugin_sources
+from tl_attribution.dictionaries.hub import Address
 from tl_attribution.errors import FormatError, InputError, NotFoundError
 from tl_attribution.plugin_loading import PluginWarning
 
@@ -31,7 +31,7 @@ KINDS = {"cross-layer transcoder", "transcoders"}
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Path]:
     """Writes the user's own file of names."""
     file = tmp_path / "names.json"
-    monkeypatch.setenv(names.VARIABLE, str(file))
+    monkeypatch.setenv(catalog.VARIABLE, str(file))
 
     def write(held: Any) -> Path:
         file.write_text(held if isinstance(held, str) else json.dumps(held))
@@ -41,17 +41,17 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Path
 
 
 def test_every_name_of_ours_leads_somewhere_and_says_where_it_was_seen() -> None:
-    found = names._read(names.OURS)
+    found = catalog._read(catalog.OURS)
     assert {"atlas", "gemma-2-2b-clt-426k", "llama-3.2-1b-clt-524k"} <= set(found)
     for name, entry in found.items():
-        assert entry.host or Path(entry.source).is_dir() or remote.address(entry.source), name
+        assert entry.host or Path(entry.source).is_dir() or hub.address(entry.source), name
         assert entry.kind in KINDS, name
         assert entry.model, name
         assert entry.seen, name
 
 
 def test_the_entry_of_atlas_is_true() -> None:
-    entry, dictionary = registry.find("atlas"), tla.load_dictionary("atlas")
+    entry, dictionary = loading.find("atlas"), tla.load_dictionary("atlas")
     files = [p for p in Path(entry.source).iterdir() if p.name != "evaluation.json"]
     assert entry.kind == dictionary.kind
     assert (entry.layers, entry.features) == (dictionary.n_layers, dictionary.n_features)
@@ -71,7 +71,7 @@ def test_an_address_is_known_as_its_name_is(
     (tmp_path / "d" / "config.yaml").write_text(config.replace("k: 9", "").replace("hook_", "x_"))
     said = {"model": "me/m", "reads": "hook_resid_mid", "writes": "hook_mlp_out", "k": 9}
     own({"mine": {"source": "me/top", **said}})
-    monkeypatch.setattr(remote, "hub", lambda: _Local(tmp_path / "d"))
+    monkeypatch.setattr(hub, "hub", lambda: _Local(tmp_path / "d"))
     for source in ("mine", "me/top", "me/top@v2", "hf://me/top"):
         loaded = tla.load_dictionary(source)
         torch.testing.assert_close(loaded.encode(case.x), case.acts, rtol=1e-5, atol=1e-5)
@@ -92,10 +92,10 @@ def test_a_name_may_be_known_to_a_host_alone(
 ) -> None:
     own({"theirs": {"source": "their name", "host": "json", "model": "me/m"}})
 
-    def load(source: Any, wanted: sources.Wanted) -> tla.Dictionary | None:
+    def load(source: Any, wanted: plugin_sources.LoadOptions) -> tla.Dictionary | None:
         return small() if source == "their name" else None
 
-    monkeypatch.setattr(sources, "_SOURCES", [sources.DictionarySource(load, list)])
+    monkeypatch.setattr(plugin_sources, "_SOURCES", [plugin_sources.DictionarySource(load, list)])
     assert tla.load_dictionary("theirs").model_name == "me/m"
     own({"theirs": {"source": "their name", "host": "json", "k": 3}})
     with pytest.raises(InputError, match="k=3 is for files of TopK"):
@@ -111,7 +111,7 @@ def test_a_users_own_file_adds_names(own: Callable[[Any], Path], tmp_path: Path)
     loaded = tla.load_dictionary("my-clt")
     assert loaded.feature_input_hook == "hook_resid_pre"
     assert tla.load_dictionary("my-clt", feature_input_hook="x").feature_input_hook == "x"
-    assert set(names.trained_on("MINE")) == {"my-clt"}
+    assert set(catalog.trained_on("MINE")) == {"my-clt"}
     with pytest.raises(NotFoundError, match="did you mean 'my-clt'"):
         tla.load_dictionary("my-cl")
 
@@ -122,9 +122,9 @@ def test_the_users_file_is_found_where_settings_are(
     folder = tmp_path / "tl-attribution"
     folder.mkdir()
     (folder / "dictionaries.json").write_text('{"mine": {"source": "me/mine"}}')
-    monkeypatch.delenv(names.VARIABLE, raising=False)
+    monkeypatch.delenv(catalog.VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert names.names()["mine"].source == "me/mine"
+    assert catalog.names()["mine"].source == "me/mine"
 
 
 def test_other_packages_add_names_and_a_broken_one_takes_nothing_down(
@@ -133,10 +133,10 @@ def test_other_packages_add_names_and_a_broken_one_takes_nothing_down(
     (tmp_path / "theirs.json").write_text('{"theirs": {"source": "they/clt"}}')
     (tmp_path / "their_names.py").write_text(f"NAMES = {str(tmp_path / 'theirs.json')!r}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    points = [EntryPoint(n, f"{n}:NAMES", names.GROUP) for n in ("their_names", "no_such_module")]
-    monkeypatch.setattr(names, "entry_points", lambda group: points)
+    points = [EntryPoint(n, f"{n}:NAMES", catalog.GROUP) for n in ("their_names", "no_such_module")]
+    monkeypatch.setattr(catalog, "entry_points", lambda group: points)
     with pytest.warns(PluginWarning, match="'no_such_module:NAMES' does not name a file"):
-        found = names.names()
+        found = catalog.names()
     assert found["theirs"].source == "they/clt"
     assert "atlas" in found
 
@@ -163,7 +163,7 @@ def test_a_file_that_cannot_be_used_is_refused(
 ) -> None:
     file = own(held)
     with pytest.raises(error, match=said) as told:
-        names.names()
+        catalog.names()
     assert str(file) in str(told.value)
 
 
@@ -211,4 +211,4 @@ def test_from_the_list_to_a_graph_in_two_commands(
     ],
 )
 def test_addresses(text: str, address: Address | None) -> None:
-    assert remote.address(text) == address
+    assert hub.address(text) == address

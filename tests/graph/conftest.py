@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tl_attribution.graph.graph import About, Answer, Certificate, Graph
+from tl_attribution.graph.graph import Answer, Certificate, Graph, GraphMetadata
 from tl_attribution.graph.influence import influence, normalise
 from tl_attribution.graph.nodes import NodeTable
 
@@ -38,7 +38,7 @@ def _table(
     )
 
 
-def _graph(nodes: NodeTable, adjacency: Tensor, weights: Tensor, about: About) -> Graph:
+def _graph(nodes: NodeTable, adjacency: Tensor, weights: Tensor, about: GraphMetadata) -> Graph:
     targets = nodes.is_kind("feature", "logit")
     constant = torch.linspace(-1, 1, len(nodes)) * targets
     n_features = int(nodes.is_kind("feature").sum())
@@ -55,8 +55,8 @@ def _graph(nodes: NodeTable, adjacency: Tensor, weights: Tensor, about: About) -
 
 def _about(
     n_layers: int, tokens: list[str], answers: list[str], probabilities: list[float]
-) -> About:
-    return About(
+) -> GraphMetadata:
+    return GraphMetadata(
         prompt="".join(tokens),
         token_ids=tuple(range(7, 7 + len(tokens))),
         tokens=tuple(tokens),

@@ -13,6 +13,7 @@ from tl_attribution.errors import InputError
 from tl_attribution.graph import paths
 from tl_attribution.graph.graph import Certificate
 from tl_attribution.graph.influence import normalise
+from tl_attribution.text import printable
 
 seeds = st.integers(0, 10_000)
 
@@ -174,16 +175,16 @@ def test_a_path_in_words_shows_signs(small_graph):
 
 @given(st.text())
 def test_printed_text_cannot_steer_a_terminal(text):
-    shown = paths.printable(text)
+    shown = printable(text)
     assert all(c.isprintable() or c in paths.JOINERS for c in shown)
     assert shown.encode("utf-8").decode("utf-8") == shown
-    assert paths.printable(shown) == shown
+    assert printable(shown) == shown
 
 
 def test_what_is_escaped_and_what_is_not():
-    assert paths.printable("\x1b[31m\n\u202e\ud800") == "\\x1b[31m\\n\\u202e\\ud800"
+    assert printable("\x1b[31m\n\u202e\ud800") == "\\x1b[31m\\n\\u202e\\ud800"
     for text in ("naïve café", "日本語", "👩\u200d💻", "क्\u200dष"):
-        assert paths.printable(text) == text
+        assert printable(text) == text
 
 
 def test_the_summary_of_the_small_graph(small_graph):

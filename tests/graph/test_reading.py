@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tl_attribution.errors import InputError
 from tl_attribution.graph.influence import influence, normalise
-from tl_attribution.graph.picking import pick
+from tl_attribution.graph.node_selectors import select_nodes
 from tl_attribution.graph.storage import load_graph
 from tl_attribution.view import page
 
@@ -197,8 +197,8 @@ def test_nodes_are_named_in_many_ways(small_graph):
         lambda node: node.kind == "feature",
         {"pair", "0_2_1"},
     ):
-        assert pick(grouped.nodes, meant) == (0, 1)
-    assert pick(nodes, grouped.nodes[0]) == (0,)
+        assert select_nodes(grouped.nodes, meant) == (0, 1)
+    assert select_nodes(nodes, grouped.nodes[0]) == (0,)
 
 
 def test_a_node_of_another_graph_is_refused(small_graph, random_graph):

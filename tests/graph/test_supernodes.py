@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from tl_attribution.errors import FormatError, InputError
 from tl_attribution.graph import export, paths
 from tl_attribution.graph.influence import influence, normalise
-from tl_attribution.graph.paths import printable
 from tl_attribution.graph.storage import KEY, load_graph
+from tl_attribution.text import printable
 from tl_attribution.view import page
 from tl_attribution.view.layout import clip
 

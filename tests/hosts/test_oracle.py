@@ -7,7 +7,7 @@ import torch
 
 from tests.models import FAMILIES, HOSTS, PROCESSED_HOSTS, RAW_HOSTS, tiny
 from tests.random_dictionaries import KINDS
-from tl_attribution.attribute import attribute
+from tl_attribution.attribution.attribute import attribute
 from tl_attribution.graph.graph import Graph
 
 PROMPT = [1, 9, 20, 33, 9, 41]

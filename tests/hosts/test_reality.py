@@ -11,7 +11,7 @@ import torch
 
 from tests.models import FAMILIES, MAJOR, RAW_HOSTS, tiny
 from tests.random_dictionaries import KINDS
-from tl_attribution.attribute import attribute
+from tl_attribution.attribution.attribute import attribute
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.nodes import Node

@@ -14,7 +14,7 @@ from tests.models import HOSTS, tiny
 from tests.random_dictionaries import FEATURES, transcoder
 from tl_attribution.errors import InputError, MismatchError
 from tl_attribution.graph.graph import Graph
-from tl_attribution.interventions import listed
+from tl_attribution.interventions.intervention import listed
 
 PROMPT = [1, 9, 20, 33, 9, 41]
 ONE = tla.Intervention(1, 2, 3, 1.0)

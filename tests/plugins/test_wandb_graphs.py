@@ -18,8 +18,8 @@ from tests.plugins.wandb_server import serve
 from tests.plugins.wandb_state import KEY, Run, State
 from tests.training.wandb_files import sessions
 from tl_attribution.errors import FormatError, InputError, NotFoundError
-from tl_attribution.graph import stores
-from tl_attribution.graph.paths import printable
+from tl_attribution.graph import trackers
+from tl_attribution.text import printable
 
 MARKUP = "<img src=x onerror=alert(1)>"
 PICKLE = b"\x80\x04N."
@@ -245,9 +245,9 @@ def test_a_place_that_is_no_project_is_refused(where: str) -> None:
 def test_wandb_that_is_not_installed_comes_with_its_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(stores._OFFERED, "wandb")
+    monkeypatch.delitem(trackers._OFFERED, "wandb")
     monkeypatch.setitem(sys.modules, "wandb", None)
-    for use in (lambda: tla.load_graph("wandb:a/b/c:v0"), lambda: stores.check("wandb:a")):
+    for use in (lambda: tla.load_graph("wandb:a/b/c:v0"), lambda: trackers.check("wandb:a")):
         with pytest.raises(NotFoundError, match=r"pip install 'tl-attribution\[wandb\]'"):
             use()
 

@@ -25,7 +25,7 @@ from tests.training.test_wandb import (
 )
 from tests.training.wandb_files import read
 from tl_attribution.errors import InputError
-from tl_attribution.evaluation import DENSITY_EDGES
+from tl_attribution.evaluation.results import DENSITY_EDGES
 from tl_attribution.plugins.wandb import runs
 from tl_attribution.training import callbacks
 from tl_attribution.training.callbacks import Callback

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from tl_attribution.training.buffer import Batch
-from tl_attribution.training.trainee import Trainee
+from tl_attribution.training.model import TrainingTranscoder
 
 
-def activations(t: Trainee, layer: int, pre: Tensor, step: int) -> Tensor:
+def activations(t: TrainingTranscoder, layer: int, pre: Tensor, step: int) -> Tensor:
     c = t.config
     if c.activation == "relu":
         return pre.relu()
@@ -20,7 +20,7 @@ def activations(t: Trainee, layer: int, pre: Tensor, step: int) -> Tensor:
     return pre * (pre > threshold)
 
 
-def batch_topk(t: Trainee, pres: list[Tensor], step: int) -> list[Tensor]:
+def batch_topk(t: TrainingTranscoder, pres: list[Tensor], step: int) -> list[Tensor]:
     """The largest pre-activations · decoder norms of the batch, in each layer or over all."""
     k, tokens = t.config.k_at(step), len(pres[0])
     norms = [torch.cat(tables, 1).detach().norm(dim=1) for tables in t.decoders]
@@ -32,7 +32,7 @@ def batch_topk(t: Trainee, pres: list[Tensor], step: int) -> list[Tensor]:
     return [pre.relu() * (rank >= low) for pre, rank, low in zip(pres, ranks, least, strict=True)]
 
 
-def forward(t: Trainee, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+def forward(t: TrainingTranscoder, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
     """Reconstruction and loss without the terms for dead features."""
     c = t.config
     pres = [batch.inputs[layer] @ t.W_enc[layer].T + t.b_enc[layer] for layer in t]

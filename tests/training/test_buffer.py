@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tl_attribution.errors import InputError
-from tl_attribution.replacement.host import MlpPairs
+from tl_attribution.hosts.protocols import MlpPairs
 from tl_attribution.training.buffer import Batch, Buffer
-from tl_attribution.training.sources import Rows, padded
+from tl_attribution.training.contexts import Contexts, padded
 
 LAYERS, D_MODEL = 2, 3
 
@@ -26,7 +26,7 @@ class Numbered:
     def __init__(self, context: int, lengths: list[int]) -> None:
         self.context, self.lengths = context, lengths
 
-    def rows(self, start: int, count: int) -> Rows:
+    def rows(self, start: int, count: int) -> Contexts:
         numbers = range(start, start + count)
         lengths = [min(self.context, Random(n).choice(self.lengths)) for n in numbers]
         pairs = zip(numbers, lengths, strict=True)
@@ -40,7 +40,7 @@ class Reader:
         self.rows: Counter[int] = Counter()
         self.most = 0
 
-    def __call__(self, rows: Rows) -> MlpPairs:
+    def __call__(self, rows: Contexts) -> MlpPairs:
         self.rows.update((rows.ids[:, 0] // 1000).tolist())
         self.most = max(self.most, rows.ids.numel())
         layer = torch.arange(LAYERS)[:, None] * 0.25
@@ -185,7 +185,7 @@ def test_an_interrupted_fill_is_done_again() -> None:
     class Fails(Reader):
         calls = 0
 
-        def __call__(self, rows: Rows) -> MlpPairs:
+        def __call__(self, rows: Contexts) -> MlpPairs:
             self.calls += 1
             if self.calls == 2:
                 raise KeyboardInterrupt

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from tests.models import HOSTS, VOCAB, tiny
 from tl_attribution.errors import FormatError, InputError, NotFoundError
-from tl_attribution.replacement.host import Host, host_for
-from tl_attribution.training import rows as cutting
-from tl_attribution.training.data import open_rows
-from tl_attribution.training.rows import Packer
-from tl_attribution.training.sources import REMEMBERED, Rows, StreamedRows
+from tl_attribution.hosts.protocols import Host, host_for
+from tl_attribution.training import packing as cutting
+from tl_attribution.training.contexts import REMEMBERED, Contexts, StreamedContexts
+from tl_attribution.training.datasets import open_rows
+from tl_attribution.training.packing import Packer
 
 CONTEXT = 6
 TEXTS = [" w1 w2 w3", " w4", " w5 w6 w7 w8 w9 w10 w11 w12", "", " w13 w14 w15"]
@@ -41,7 +41,7 @@ def host() -> Host:
     return host_for(tiny("gpt2", HOSTS[0]))
 
 
-def lists(rows: Rows) -> list[list[int]]:
+def lists(rows: Contexts) -> list[list[int]]:
     assert not rows.ids[torch.arange(rows.ids.shape[1]) >= rows.lengths[:, None]].any()
     return [ids[:n].tolist() for ids, n in zip(rows.ids, rows.lengths, strict=True)]
 
@@ -181,7 +181,7 @@ def test_rows_are_cut_once_and_then_come_from_the_cache(host: Host, tmp_path: Pa
 
 
 def test_a_stream_is_read_onwards() -> None:
-    source = StreamedRows(iter([[i, i] for i in range(5)]), context=2)
+    source = StreamedContexts(iter([[i, i] for i in range(5)]), context=2)
     assert lists(source.rows(1, 2)) == [[1, 1], [2, 2]]
     assert lists(source.rows(0, 2)) == [[0, 0], [1, 1]]
     assert lists(source.rows(2, 3)) == [[2, 2], [3, 3], [4, 4]]
@@ -194,7 +194,7 @@ def test_a_stream_cannot_go_far_back() -> None:
         while True:
             yield [1, 2]
 
-    source = StreamedRows(forever(), context=REMEMBERED // 2)
+    source = StreamedContexts(forever(), context=REMEMBERED // 2)
     source.rows(0, 4)
     source.rows(2, 1)
     with pytest.raises(InputError, match="cannot go back to row 1 from row 4"):

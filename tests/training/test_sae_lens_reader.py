@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from tests.models import FAMILIES, HOSTS, VOCAB, tiny
-from tl_attribution.replacement.host import MlpPairs, host_for
-from tl_attribution.training import reading
-from tl_attribution.training.sources import Rows, padded
+from tl_attribution.hosts.protocols import MlpPairs, host_for
+from tl_attribution.training import activation_reader
+from tl_attribution.training.contexts import Contexts, padded
 
 pytest.importorskip("sae_lens", reason="sae-lens is not installed")
 
 pytestmark = pytest.mark.hosts
 
 
-def rows() -> Rows:
+def rows() -> Contexts:
     ids = torch.randint(3, VOCAB, (3, 8), generator=torch.Generator().manual_seed(2))
     return padded([row[:n] for row, n in zip(ids.tolist(), (8, 5, 8), strict=True)], 8)
 
@@ -74,7 +74,7 @@ def test_a_bridge_that_cannot_leave_out_logits_is_declined(
 
 @pytest.fixture
 def no_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_FACTORIES", [])
+    monkeypatch.setattr(activation_reader, "_FACTORIES", [])
 
 
 @pytest.mark.usefixtures("no_readers")
@@ -82,14 +82,14 @@ def test_the_last_reader_that_accepts_is_used_and_else_the_host() -> None:
     model = tiny("gpt2", "bridge")
     host = host_for(model)
     sites = host.read_site("hook_mlp_in"), host.write_site("hook_mlp_out")
-    one = reading.reader_for(model, host, *sites)(rows())
+    one = activation_reader.reader_for(model, host, *sites)(rows())
     assert torch.equal(one.inputs, host.read_mlps(rows().ids, *sites).inputs)
     offered = MlpPairs(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
-    reading.register_reader(accepts := lambda *_: lambda _rows: offered)
-    reading.register_reader(lambda *_: None)
-    reading.register_reader(accepts)
-    assert reading.reader_for(model, host, *sites)(rows()) is offered
-    assert len(reading._FACTORIES) == 2
+    activation_reader.register_reader(accepts := lambda *_: lambda _rows: offered)
+    activation_reader.register_reader(lambda *_: None)
+    activation_reader.register_reader(accepts)
+    assert activation_reader.reader_for(model, host, *sites)(rows()) is offered
+    assert len(activation_reader._FACTORIES) == 2
 
 
 def test_importing_sae_lens_offers_its_store() -> None:

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl_attribution.training import choose, kernels, search
-from tl_attribution.training.distributed import Team
+from tl_attribution.training import kernels, sparse_encoder, thresholds
+from tl_attribution.training.distributed import ProcessGrid
 
-ALONE = Team(torch.device("cpu"))
+ALONE = ProcessGrid(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("at_once", [1, 200, 1 << 21])
@@ -28,13 +28,15 @@ def test_places_and_values_are_those_of_the_dense_product(
     mkl: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(search.AT_ONCE, "cpu", at_once)
+    monkeypatch.setitem(sparse_encoder.AT_ONCE, "cpu", at_once)
     monkeypatch.setattr(kernels, "mkl", lambda: mkl)
     rng = torch.Generator().manual_seed(1)
     sizes = (96, 64), (features, 64), (features,)
     x, W, b = (torch.randn(*size, generator=rng) for size in sizes)
     least = 2.0 * W.norm(dim=1)
-    token, feature, values = search.above(x, search.Encoder(W, b, dtype), least, k, ALONE)
+    token, feature, values = sparse_encoder.above(
+        x, sparse_encoder.Encoder(W, b, dtype), least, k, ALONE
+    )
     kind = getattr(torch, dtype)
     dense = (x.to(kind) @ W.to(kind).T).float() + b
     if k is None:
@@ -72,13 +74,13 @@ def test_the_largest_of_each_token_are_among_those_that_are_looked_at(
 ) -> None:
     rng = torch.Generator().manual_seed(seed)
     pre = torch.randn(tokens, features, generator=rng) + torch.randn(tokens, 1, generator=rng)
-    looked_at = pre > choose.below_largest(pre, k)
+    looked_at = pre > thresholds.below_largest(pre, k)
     best = pre.topk(min(k, features))
     assert (looked_at.gather(1, best.indices) | (best.values <= 0)).all()
     at, token, _ = kernels.places(looked_at)
-    table = choose.by_token(token, pre.flatten()[at], tokens)
+    table = thresholds.by_token(token, pre.flatten()[at], tokens)
     assert torch.equal(
-        choose.token_threshold(table, k, ALONE), choose.token_threshold(pre, k, ALONE)
+        thresholds.token_threshold(table, k, ALONE), thresholds.token_threshold(pre, k, ALONE)
     )
 
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tl_attribution.training import choose, kernels, sparse
-from tl_attribution.training.distributed import Team
+from tl_attribution.training import kernels, sparse, thresholds
+from tl_attribution.training.distributed import ProcessGrid
 
-ALONE = Team(torch.device("cpu"))
+ALONE = ProcessGrid(torch.device("cpu"))
 SIZES = st.integers(1, 9)
 
 
@@ -90,7 +90,7 @@ def test_the_batch_threshold_is_the_rank_of_the_number_asked_for(
     seed: int, n: int, wanted: int
 ) -> None:
     ranks = torch.randn(n, generator=torch.Generator().manual_seed(seed)).abs()
-    threshold = choose.batch_threshold(ranks, wanted, ALONE)
+    threshold = thresholds.batch_threshold(ranks, wanted, ALONE)
     assert (threshold is None) == (n < wanted)
     if threshold is not None:
         assert int((ranks >= threshold).sum()) == wanted
@@ -99,8 +99,8 @@ def test_the_batch_threshold_is_the_rank_of_the_number_asked_for(
 def test_ranks_that_differ_by_rounding_are_active_together() -> None:
     token, feature = torch.tensor([0, 1, 2, 3]), torch.zeros(4, dtype=torch.long)
     rank = torch.tensor([2.0, 1.0, 1.0, 0.999]) * torch.tensor([1, 1, 1 - 1e-6, 1])
-    found = choose.Found(token, feature, rank * 3, rank, n_tokens=4, n_features=1)
-    at, pre = found.above(choose.batch_threshold(rank, 2, ALONE) or 0.0)
+    found = thresholds.Found(token, feature, rank * 3, rank, n_tokens=4, n_features=1)
+    at, pre = found.above(thresholds.batch_threshold(rank, 2, ALONE) or 0.0)
     assert at.token.tolist() == [0, 1, 2]
     assert torch.equal(pre, rank[:3] * 3)
 
@@ -110,6 +110,6 @@ def test_the_token_threshold_keeps_the_largest_of_each_token(
     seed: int, tokens: int, features: int, k: int
 ) -> None:
     _, pre = mask_and_values(seed, tokens, features, 0.0)
-    kept = (pre >= choose.token_threshold(pre, k, ALONE)).sum(1)
+    kept = (pre >= thresholds.token_threshold(pre, k, ALONE)).sum(1)
     expected = (pre > 0).sum(1).clamp(max=k)
     assert kept.tolist() == expected.tolist()

@@ -19,7 +19,7 @@ import tl_attribution as tla
 from tests.models import FAMILIES, RAW_HOSTS, tiny
 from tests.training import runs
 from tl_attribution.training import checkpoint
-from tl_attribution.training.callbacks import About, Callback, Record
+from tl_attribution.training.callbacks import Callback, RunInfo, StepRecord
 
 pytestmark = pytest.mark.hosts
 
@@ -102,7 +102,7 @@ class Stop(Callback):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_record(self, record: Record) -> None:
+    def on_record(self, record: StepRecord) -> None:
         if record.step == self.step:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -193,16 +193,16 @@ class Poison(Callback):
         self.step, self.value = step, value
 
     def attach(self, monkeypatch: pytest.MonkeyPatch) -> Poison:
-        from tl_attribution.training.run import Run
+        from tl_attribution.training.trainer import Trainer
 
-        take_step = Run._step
+        take_step = Trainer._step
 
-        def poisoned(run: Run, *arguments: Any) -> Any:
+        def poisoned(run: Trainer, *arguments: Any) -> Any:
             if run.step == self.step:
                 run.trainee.b_dec.data.fill_(self.value)
             return take_step(run, *arguments)
 
-        monkeypatch.setattr(Run, "_step", poisoned)
+        monkeypatch.setattr(Trainer, "_step", poisoned)
         return self
 
 
@@ -279,13 +279,13 @@ def test_a_failed_start_leaves_no_folder(tmp_path: Path) -> None:
 class Watcher(Callback):
     def __init__(self) -> None:
         self.seen: list[str] = []
-        self.about: About | None = None
+        self.about: RunInfo | None = None
 
-    def on_start(self, about: About) -> None:
+    def on_start(self, about: RunInfo) -> None:
         self.about = about
         self.seen.append("start")
 
-    def on_record(self, record: Record) -> None:
+    def on_record(self, record: StepRecord) -> None:
         self.seen.append(f"record {record.step}")
 
     def on_checkpoint(self, step: int, folder: Path) -> None:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from tests.training import dense
-from tl_attribution.training import kernels, scales, sparse
+from tl_attribution.training import kernels, normalization, sparse
 from tl_attribution.training.buffer import Batch
 from tl_attribution.training.config import TrainingConfig
-from tl_attribution.training.distributed import Team
-from tl_attribution.training.trainee import Trainee
+from tl_attribution.training.distributed import ProcessGrid
+from tl_attribution.training.model import TrainingTranscoder
 
 LAYERS, TOKENS, WIDTH, FEATURES = 3, 40, 12, 24
-ALONE = Team(torch.device("cpu"))
+ALONE = ProcessGrid(torch.device("cpu"))
 SHAPES = [
     {"kind": "clt"},
     {"kind": "clt", "k_per_layer": True},
@@ -35,14 +35,14 @@ def batch(seed: int = 0, tokens: int = TOKENS) -> Batch:
     )
 
 
-def trainee(**changes: Any) -> Trainee:
+def trainee(**changes: Any) -> TrainingTranscoder:
     config = TrainingConfig(
         **{
             "n_features": FEATURES, "k": 3, "tokens": 4000, "batch": TOKENS, "buffer": 400,
             "aux_k": 0, "bandwidth": 1e-9, "seed": 3, **changes,
         }
     )  # fmt: skip
-    made = Trainee(config, LAYERS, WIDTH, ALONE)
+    made = TrainingTranscoder(config, LAYERS, WIDTH, ALONE)
     with torch.no_grad():  # nothing at a trivial initial value
         rng = torch.Generator().manual_seed(1)
         for p in made.parameters():
@@ -203,7 +203,7 @@ def test_a_saved_dictionary_does_in_raw_units_what_was_trained_in_normalised_one
 ) -> None:
     made = trainee(activation="topk", **shape)
     raw = Batch(batch(1).inputs * 3 + 2, batch(2).outputs * 0.2 - 5)
-    units = scales.measure([raw], ALONE)
+    units = normalization.measure([raw], ALONE)
     saved = made.to_dictionary(units, torch.zeros(LAYERS), "a model")
     recon, _ = dense.forward(made, units.normalise(raw), 10**6)
     expected = recon.detach() * units.output_scale[:, None, None] + units.output_mean[:, None]
@@ -213,7 +213,7 @@ def test_a_saved_dictionary_does_in_raw_units_what_was_trained_in_normalised_one
 
 def test_normalised_data_has_mean_zero_and_variance_one() -> None:
     raw = Batch(batch(1).inputs * 3 + 2, batch(2).outputs * 0.2 - 5)
-    units = scales.measure([raw], ALONE)
+    units = normalization.measure([raw], ALONE)
     room = units.normalise(Batch(batch(3).inputs, batch(4).outputs))
     found = units.normalise(raw, room)
     assert [t.data_ptr() for t in found] == [t.data_ptr() for t in room]
@@ -224,6 +224,6 @@ def test_normalised_data_has_mean_zero_and_variance_one() -> None:
 
 def test_a_layer_that_never_varies_keeps_its_unit() -> None:
     raw = Batch(torch.ones(LAYERS, TOKENS, WIDTH), torch.zeros(LAYERS, TOKENS, WIDTH))
-    units = scales.measure([raw], ALONE)
+    units = normalization.measure([raw], ALONE)
     assert units.normalise(raw).outputs.isfinite().all()
     assert (units.input_scale == 1).all()

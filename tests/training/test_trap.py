@@ -17,15 +17,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tl_attribution.training import scales
+from tl_attribution.training import normalization
 from tl_attribution.training.buffer import Batch
 from tl_attribution.training.config import TrainingConfig
-from tl_attribution.training.distributed import Team
-from tl_attribution.training.optimiser import Optimiser
-from tl_attribution.training.trainee import Trainee
+from tl_attribution.training.distributed import ProcessGrid
+from tl_attribution.training.model import TrainingTranscoder
+from tl_attribution.training.optimizer import Optimizer
 
 CONCEPTS, WIDTH, TOKENS, STEPS = 6, 18, 256, 500
-ALONE = Team(torch.device("cpu"))
+ALONE = ProcessGrid(torch.device("cpu"))
 X, H, Y = (torch.eye(WIDTH)[i * CONCEPTS : (i + 1) * CONCEPTS] for i in range(3))
 
 
@@ -53,12 +53,12 @@ def trained(**changes: Any) -> tuple[Any, float]:
         n_features=12, tokens=STEPS * TOKENS, batch=TOKENS, buffer=TOKENS, activation="relu",
         sparsity=0.05, learning_rate=1e-2, aux_k=0, normalise=False, **changes,
     )  # fmt: skip
-    trainee = Trainee(config, 2, WIDTH, ALONE)
-    optimiser = Optimiser(trainee, ALONE)
+    trainee = TrainingTranscoder(config, 2, WIDTH, ALONE)
+    optimiser = Optimizer(trainee, ALONE)
     nothing = torch.zeros(2, 12, dtype=torch.bool)
     for step in range(STEPS):
         optimiser.update(trainee(batch(step), step, nothing).loss, step)
-    made = trainee.to_dictionary(scales.none(2, WIDTH), torch.zeros(2), "toy")
+    made = trainee.to_dictionary(normalization.none(2, WIDTH), torch.zeros(2), "toy")
     data = batch(STEPS)
     wrong = (made.decode(made.encode(data.inputs), data.inputs) - data.outputs).square().sum()
     return made, float(wrong / data.outputs.square().sum())

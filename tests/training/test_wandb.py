@@ -16,17 +16,17 @@ import torch
 from tests.training.wandb_files import Session, sessions
 from tl_attribution import plugin_loading
 from tl_attribution.errors import InputError, NotFoundError
-from tl_attribution.evaluation import (
+from tl_attribution.evaluation.results import (
     DENSITY_EDGES,
-    Answers,
+    AnswerMetrics,
+    Distribution,
     Evaluation,
     GraphScores,
     LayerEvaluation,
-    Replaced,
-    Spread,
+    ReplacementMetrics,
 )
 from tl_attribution.training import callbacks
-from tl_attribution.training.callbacks import About, Callback, Record
+from tl_attribution.training.callbacks import Callback, RunInfo, StepRecord
 from tl_attribution.training.config import TrainingConfig
 
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -35,8 +35,8 @@ CONFIG = TrainingConfig(n_features=8, k=2, tokens=400, batch=4, buffer=8)
 ROOT = Path(__file__).parents[2]
 
 
-def record(step: int) -> Record:
-    return Record(
+def record(step: int) -> StepRecord:
+    return StepRecord(
         step=step,
         tokens=step * CONFIG.batch,
         loss=1 / step,
@@ -52,8 +52,8 @@ def record(step: int) -> Record:
     )
 
 
-def about(out: Path | None, run_id: str, resumed_at: int = 0) -> About:
-    return About(CONFIG, MARKUP, 2, 16, out, run_id, resumed_at)
+def about(out: Path | None, run_id: str, resumed_at: int = 0) -> RunInfo:
+    return RunInfo(CONFIG, MARKUP, 2, 16, out, run_id, resumed_at)
 
 
 def folder(path: Path, text: str) -> Path:
@@ -63,10 +63,10 @@ def folder(path: Path, text: str) -> Path:
 
 
 def evaluation() -> Evaluation:
-    replaced = Replaced(0.9, 0.1, 2.0, 5.0, None)
+    replaced = ReplacementMetrics(0.9, 0.1, 2.0, 5.0, None)
     density = tuple(range(len(DENSITY_EDGES) - 1))
     layer = LayerEvaluation(0.2, 0.8, 3.5, 1, density, replaced)
-    spread = Spread(0.5, 0.1, 0.2, 0.5, 0.8, 0.9)
+    spread = Distribution(0.5, 0.1, 0.2, 0.5, 0.8, 0.9)
     return Evaluation(
         model=MARKUP,
         dictionary="clt",
@@ -76,7 +76,7 @@ def evaluation() -> Evaluation:
         loss=1.9,
         layers=(layer, layer),
         replaced=replaced,
-        answers={MARKUP: Answers(4, 0.75, 4, 1.0, 0.75)},
+        answers={MARKUP: AnswerMetrics(4, 0.75, 4, 1.0, 0.75)},
         graphs=GraphScores(2, spread, spread, spread),
     )
 

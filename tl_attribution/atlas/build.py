@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy
 
-from tl_attribution.atlas import corpus, lookup, quiet, tokenizer
+from tl_attribution.atlas import corpus, embedding_lookup, mlp_penalty, tokenizer
 from tl_attribution.atlas.corpus import Fact, Question
-from tl_attribution.rights import as_usual
+from tl_attribution.files import as_usual
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -106,7 +106,7 @@ def train(
     sampler: Sampler,
     schedule: Schedule,
     *,
-    prices: quiet.Prices | None = None,
+    prices: mlp_penalty.Prices | None = None,
     silent: bool = False,
 ) -> None:
     """Adam on the next-token loss and ``prices``; prints a line every 100 steps unless
@@ -217,7 +217,7 @@ def first_stage(encode: PreTrainedTokenizerFast, schedule: Schedule) -> GPT2LMHe
 def second_stage(model: GPT2LMHeadModel, encode: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     """With the lookup in front."""
     torch.manual_seed(SECOND.seed)
-    model = lookup.add_lookup(model, encode)
+    model = embedding_lookup.add_lookup(model, encode)
     train(model, Sampler(corpus.split()[0], encode, SECOND.seed), SECOND)
     return model
 
@@ -227,8 +227,8 @@ def third_stage(model: GPT2LMHeadModel, encode: PreTrainedTokenizerFast) -> GPT2
     torch.manual_seed(THIRD.seed)
     model.transformer.wte.weight.requires_grad_(False)
     facts = corpus.split()[0]
-    alike = quiet.Alike(model, facts, encode, THIRD.seed)
-    prices = quiet.Prices(quiet.Writing(model), alike)
+    alike = mlp_penalty.Alike(model, facts, encode, THIRD.seed)
+    prices = mlp_penalty.Prices(mlp_penalty.Writing(model), alike)
     train(model, Sampler(facts, encode, THIRD.seed), THIRD, prices=prices)
     prices.writing.remove()
     return model
@@ -250,7 +250,7 @@ def build(out: Path, schedule: Schedule, learned: Path | None = None) -> dict[st
     if model.config.n_layer == config(len(encode))["n_layer"]:
         model = second_stage(model, encode)
     facts = corpus.split()[0]
-    before = quiet.unlike(model, facts, encode)
+    before = mlp_penalty.unlike(model, facts, encode)
     model = third_stage(model, encode)
     model.config.architectures = ["GPT2LMHeadModel"]
     report = {
@@ -258,7 +258,7 @@ def build(out: Path, schedule: Schedule, learned: Path | None = None) -> dict[st
         "commit": commit,
         "parameters": sum(p.numel() for p in model.parameters()),
         "schedule": [schedule._asdict(), SECOND._asdict(), THIRD._asdict()],
-        "unlike": {"before": before, "after": quiet.unlike(model, facts, encode)},
+        "unlike": {"before": before, "after": mlp_penalty.unlike(model, facts, encode)},
         "accuracy": accuracy(model, encode),
     }
     if learned is not None:

@@ -13,7 +13,7 @@ import typer
 
 from tl_attribution.cli.evaluate import evaluate
 from tl_attribution.cli.intervene import intervene
-from tl_attribution.cli.names import list_names
+from tl_attribution.cli.list import list_names
 from tl_attribution.cli.publish import publish
 from tl_attribution.cli.trace import trace
 from tl_attribution.cli.train import train
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="tl-attribution")
     except TlAttributionError as error:
-        from tl_attribution.graph.paths import printable
+        from tl_attribution.text import printable
 
         typer.echo(f"tl-attribution: {printable(str(error))}", err=True)
         sys.exit(2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 import tl_attribution as tla  # lazy: nothing heavy is imported before it is used
-from tl_attribution.dictionaries.names import NEURONS
+from tl_attribution.dictionaries.catalog import NEURONS
 from tl_attribution.errors import InputError
 
 if TYPE_CHECKING:

@@ -101,9 +101,9 @@ def _check(model: str | None, dataset: str | None, json: Path | None, plot: Path
         )
     common.check_destinations({"json": json, "plot": plot})
     if plot:
-        from tl_attribution.view import evaluation_plot
+        from tl_attribution.evaluation.plot import check_plot
 
-        evaluation_plot.check(plot)
+        check_plot(plot)
 
 
 def _read(file: Path) -> list[str | tuple[str, str]]:

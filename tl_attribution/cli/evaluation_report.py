@@ -10,8 +10,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tl_attribution.evaluation import DENSITY_EDGES, Evaluation, LayerEvaluation, Replaced
-from tl_attribution.graph.paths import printable
+from tl_attribution.evaluation.results import (
+    DENSITY_EDGES,
+    Evaluation,
+    LayerEvaluation,
+    ReplacementMetrics,
+)
+from tl_attribution.text import printable
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 MERGED = 2
@@ -83,7 +88,7 @@ def _reconstruction(
     return (_number(nmse, ".3f"), _number(explained, ".3f"), f"{l0:.1f}", f"{dead:.1%}")
 
 
-def _replaced(one: Replaced) -> tuple[str, ...]:
+def _replaced(one: ReplacementMetrics) -> tuple[str, ...]:
     return (
         _number(one.agreement, ".1%"),
         _number(one.kl, ".3f"),

@@ -7,11 +7,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tl_attribution.graph.paths import quote
-from tl_attribution.intervene import Intervened
+from tl_attribution.interventions.intervene import InterventionResult
+from tl_attribution.text import quote
 
 
-def show(console: Console, ran: Intervened, texts: list[str], answers: int) -> None:
+def show(console: Console, ran: InterventionResult, texts: list[str], answers: int) -> None:
     """Print the tokens, the changed features, and the likeliest answers of both runs; ``texts`` is
     what was generated before and after, if that was asked for."""
     _heading(console, "tokens")
@@ -38,7 +38,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _changed(ran: Intervened) -> Table:
+def _changed(ran: InterventionResult) -> Table:
     table = _table("layer", "position", "feature", "before", "after")
     c = ran.clamps
     columns = (c.layer, c.position, c.feature, c.original, c.values(c.original))
@@ -48,7 +48,7 @@ def _changed(ran: Intervened) -> Table:
     return table
 
 
-def _answers(ran: Intervened, n: int) -> Table:
+def _answers(ran: InterventionResult, n: int) -> Table:
     """The likeliest tokens of either run, in the order of the run after."""
     before, after = (x[-1].softmax(-1) for x in (ran.original_logits, ran.logits))
     moved = (ran.logits[-1] - ran.original_logits[-1]).tolist()

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tl_attribution.dictionaries.remote import Publication
+    from tl_attribution.dictionaries.hub import Publication
 
 Dictionary = Annotated[
     Path,
@@ -42,20 +42,20 @@ def publish(
     """Publish a dictionary with its evaluation and a model card, whole or not at all. The card is
     made, or the README.md in the folder."""
     from tl_attribution.cli import terminal
-    from tl_attribution.dictionaries import publishing, remote
-    from tl_attribution.graph.paths import printable
+    from tl_attribution.dictionaries import hub, publishing
+    from tl_attribution.text import printable
 
-    remote.check_repo(repo)
+    hub.check_repo(repo)
     publication = publishing.gather(path, licence)
     console = terminal.console()
     _files(console, publication)
     if dry_run:
         console.print("\nREADME.md\n", style="bold")
-        console.print(printable(remote.hub().card(publication, repo)), soft_wrap=True)
+        console.print(printable(hub.hub().card(publication, repo)), soft_wrap=True)
         console.print("nothing was sent (--dry-run)", style="bold")
         return
     terminal.no_bars_in_pipes()
-    done = remote.hub().publish(publication, repo, private=private, revision=revision, tag=tag)
+    done = hub.hub().publish(publication, repo, private=private, revision=revision, tag=tag)
     where, model = printable(done.address), publication.config["model_name"]
     console.print(f"\npublished at {printable(done.url)}, commit {done.commit}", soft_wrap=True)
     console.print(
@@ -67,7 +67,7 @@ def publish(
 
 def _files(console: Console, publication: Publication) -> None:
     """Print what is published."""
-    from tl_attribution.graph.paths import printable
+    from tl_attribution.text import printable
 
     for name, file in publication.files.items():
         size = file.stat().st_size

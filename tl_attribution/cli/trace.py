@@ -75,9 +75,9 @@ def trace(
     files = {"out": out, "json": json, "html": html}
     common.check_destinations(files)
     if wandb is not None:
-        from tl_attribution.graph import stores
+        from tl_attribution.graph import trackers
 
-        stores.check(f"wandb:{wandb}")
+        trackers.check(f"wandb:{wandb}")
     graph, seconds = _compute(
         common.Chosen(model, dictionary, reads, writes, k, trained_on),
         prompt,
@@ -95,10 +95,10 @@ def trace(
     common.write(pruned.to_html, html)
     address = None if wandb is None else tla.log_graph(graph, f"wandb:{wandb}")
 
-    from tl_attribution.cli import report, terminal
+    from tl_attribution.cli import terminal, trace_report
 
     written = [str(place) for place in (*files.values(), address) if place]
-    report.show(terminal.console(), graph, pruned, seconds, written)
+    trace_report.show(terminal.console(), graph, pruned, seconds, written)
 
 
 def _compute(chosen: common.Chosen, prompt: str, **settings: Any) -> tuple[tla.Graph, float]:

@@ -185,7 +185,7 @@ def _value(name: str, text: str, types: list[str]) -> Any:
 
 def _tell(made: Any, out: Path, model: str, data: str | None) -> None:
     from tl_attribution.cli import terminal
-    from tl_attribution.graph.paths import printable
+    from tl_attribution.text import printable
 
     if os.environ.get("RANK", "0") != "0":
         return

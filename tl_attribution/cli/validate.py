@@ -9,7 +9,7 @@ import typer
 
 import tl_attribution as tla  # lazy: nothing heavy is imported before it is used
 from tl_attribution.cli import common
-from tl_attribution.dictionaries.names import NEURONS
+from tl_attribution.dictionaries.catalog import NEURONS
 from tl_attribution.errors import InputError
 
 GraphFile = Annotated[
@@ -87,7 +87,7 @@ def _compute(graph: tla.Graph, chosen: common.Chosen, features: int, seed: int) 
 
 def _tell(found: Any, files: list[Path]) -> None:
     from tl_attribution.cli import terminal
-    from tl_attribution.graph.paths import printable
+    from tl_attribution.text import printable
 
     console = terminal.console()
     first, *rest = found.verdict

@@ -15,7 +15,7 @@ from tl_attribution.errors import MismatchError
 from tl_attribution.shapes import Activations, Stream, Streams
 
 if TYPE_CHECKING:
-    from tl_attribution.dictionaries.remote import Published
+    from tl_attribution.dictionaries.hub import Published
 
 
 @runtime_checkable
@@ -35,7 +35,7 @@ class Encoded(NamedTuple):
     preactivation: Float[Tensor, "position feature"]
 
 
-class Reads(NamedTuple):
+class FeatureReads(NamedTuple):
     """The affine reading of some features: pre-activation = vector · x + bias."""
 
     vectors: Float[Tensor, "active d_model"]
@@ -65,7 +65,7 @@ class Dictionary(abc.ABC):
     @abc.abstractmethod
     def reads(
         self, layer: int, x: Stream, position: Int[Tensor, " active"], index: Int[Tensor, " active"]
-    ) -> Reads:
+    ) -> FeatureReads:
         """How the active features (position, index) read ``x``, with their activation pattern (a
         gate, where there is one) frozen as it is at ``x``."""
 

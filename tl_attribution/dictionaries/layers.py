@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.errors import MismatchError
 
 
@@ -86,11 +86,11 @@ class StoredLayer:
     :class:`LayerWeights`. ``decoders[k]`` is what features
     write k layers above their own. Biases are small and in memory."""
 
-    encoder: Stored
+    encoder: StoredMatrix
     b_enc: Float[Tensor, " _"]
-    decoders: tuple[Stored, ...]
+    decoders: tuple[StoredMatrix, ...]
     b_dec: Float[Tensor, " _"]
-    stored_skip: Stored | None = None
+    stored_skip: StoredMatrix | None = None
     offset: Float[Tensor, "_ _"] | None = None
 
     def __post_init__(self) -> None:

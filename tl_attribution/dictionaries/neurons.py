@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_attribution.dictionaries.activations import pointwise
-from tl_attribution.dictionaries.base import Dictionary, Encoded, Reads
+from tl_attribution.dictionaries.base import Dictionary, Encoded, FeatureReads
 from tl_attribution.errors import FormatError, InputError, MismatchError
 from tl_attribution.shapes import Stream
 
@@ -84,16 +84,16 @@ class Neurons(Dictionary):
 
     def reads(
         self, layer: int, x: Stream, position: Int[Tensor, " active"], index: Int[Tensor, " active"]
-    ) -> Reads:
+    ) -> FeatureReads:
         """Input weights, times the frozen gate where there is one."""
         mlp = self.layers[layer]
         vectors = mlp.W_in.T[index].to(x)
         bias = x.new_zeros(len(index)) if mlp.b_in is None else mlp.b_in[index].to(x)
         gate = self._gate(layer, x)
         if gate is None:
-            return Reads(vectors, bias)
+            return FeatureReads(vectors, bias)
         frozen = gate[position, index]
-        return Reads(vectors * frozen[:, None], bias * frozen)
+        return FeatureReads(vectors * frozen[:, None], bias * frozen)
 
     def written_layers(self, layer: int) -> range:
         """Its own layer only."""

@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tl_attribution.dictionaries import remote
+from tl_attribution.dictionaries import hub
 from tl_attribution.dictionaries.formats import native
 from tl_attribution.dictionaries.formats.common import read_json
-from tl_attribution.dictionaries.registry import load_dictionary, of_run
-from tl_attribution.dictionaries.remote import Publication, Published
+from tl_attribution.dictionaries.hub import Publication, Published
+from tl_attribution.dictionaries.loading import load_dictionary, of_run
 from tl_attribution.errors import FormatError, NotFoundError
 
 EVALUATION, RUN, CARD = "evaluation.json", "run.json", "README.md"
@@ -32,9 +32,9 @@ def publish(
     else one is made. Raises InputError for a name that is none, NotFoundError and FormatError for a
     dictionary that is missing or damaged, HubError for what goes wrong at the Hub.
     """
-    remote.check_repo(repo)
+    hub.check_repo(repo)
     publication = gather(path, licence)
-    return remote.hub().publish(publication, repo, private=private, revision=revision, tag=tag)
+    return hub.hub().publish(publication, repo, private=private, revision=revision, tag=tag)
 
 
 def gather(path: str | Path, licence: str | None = None) -> Publication:

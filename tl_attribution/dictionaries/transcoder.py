@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_attribution.dictionaries.activations import Activation, JumpReLU
-from tl_attribution.dictionaries.base import Dictionary, Encoded, Reads
+from tl_attribution.dictionaries.base import Dictionary, Encoded, FeatureReads
 from tl_attribution.dictionaries.layers import Layer
 from tl_attribution.dictionaries.layers import LayerWeights as LayerWeights
 from tl_attribution.errors import FormatError, InputError, MismatchError, nearest
@@ -64,12 +64,12 @@ class Transcoder(Dictionary):
 
     def reads(
         self, layer: int, x: Stream, position: Int[Tensor, " active"], index: Int[Tensor, " active"]
-    ) -> Reads:
+    ) -> FeatureReads:
         """Encoder vectors and biases."""
         del position
         weights = self.layers[layer]
         rows = weights.encoder_rows(index)
-        return Reads(rows.to(x), weights.b_enc[index.to(weights.b_enc.device)].to(x))
+        return FeatureReads(rows.to(x), weights.b_enc[index.to(weights.b_enc.device)].to(x))
 
     def writes(
         self, layer: int, index: Int[Tensor, " active"], target: int

@@ -15,8 +15,8 @@ from torch import Tensor
 from tl_attribution.errors import InputError
 from tl_attribution.graph import influence as scoring
 from tl_attribution.graph.influence import Scores
+from tl_attribution.graph.node_selectors import NodeSelector, select_nodes
 from tl_attribution.graph.nodes import NodeTable
-from tl_attribution.graph.picking import Pick, pick
 
 if TYPE_CHECKING:
     import networkx
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class About:
+class GraphMetadata:
     """Where a graph comes from. ``settings`` holds the arguments that made it."""
 
     prompt: str
@@ -82,7 +82,7 @@ class Graph:
     constant: Float[Tensor, " node"]
     preactivation: Float[Tensor, " node"]
     target_weights: Float[Tensor, " node"]
-    about: About
+    about: GraphMetadata
     certificate: Certificate
 
     def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ class Graph:
             about=replace(self.about, settings={**self.about.settings, **settings}),
         )
 
-    def subgraph(self, nodes: Pick) -> Graph:
+    def subgraph(self, nodes: NodeSelector) -> Graph:
         """These nodes and the edges between them. What comes from other nodes goes into the
         constant, as in :meth:`prune`; node influences are the whole graph's.
 
@@ -164,7 +164,7 @@ class Graph:
         what it explains.
         """
         kept = torch.zeros(len(self.nodes), dtype=torch.bool)
-        kept[list(pick(self.nodes, nodes))] = True
+        kept[list(select_nodes(self.nodes, nodes))] = True
         if not (self.target_weights[kept] > 0).any():
             targets = (
                 self.nodes[row].id for row in self.target_weights.nonzero().flatten().tolist()
@@ -176,7 +176,7 @@ class Graph:
         whole = self.about.settings.get("subgraph_of", len(self.nodes))
         return self._part(kept, self.adjacency, {"subgraph_of": whole})
 
-    def group(self, groups: Mapping[str, Pick]) -> Graph:
+    def group(self, groups: Mapping[str, NodeSelector]) -> Graph:
         """The same graph with these supernodes, in place of any it had (methods paper, "Grouping
         features into supernodes"). Nothing is merged, so influence, scores and paths stay what they
         are; :meth:`supernodes` gives the edges between the groups.
@@ -220,7 +220,7 @@ class Graph:
         return export.to_networkx(self)
 
     def paths(
-        self, source: Pick | None = None, target: Pick | None = None, *, n: int = 5
+        self, source: NodeSelector | None = None, target: NodeSelector | None = None, *, n: int = 5
     ) -> list[GraphPath]:
         """The ``n`` strongest paths from ``source`` to ``target``; without them, from tokens and
         positions to the graph's targets (see :class:`graph.paths.Path`). A path is as strong as the
@@ -232,7 +232,7 @@ class Graph:
 
         return paths.strongest(self, n, source, target)
 
-    def upstream(self, node: Pick) -> list[Upstream]:
+    def upstream(self, node: NodeSelector) -> list[Upstream]:
         """Everything that ``node`` depends on, directly or over other nodes, the most influential
         first (see :class:`graph.upstream.Upstream`). Raises InputError if it is not one node of
         this graph."""
@@ -242,10 +242,10 @@ class Graph:
 
     def to_html(self, path: str | Path) -> None:
         """Write one self-contained page that shows the graph, without network or scripts."""
-        from tl_attribution.graph import storage
+        from tl_attribution.files import write_whole
         from tl_attribution.view import page
 
-        storage.write_whole(path, page.render(self).encode())
+        write_whole(path, page.render(self).encode())
 
     def _repr_html_(self) -> str:
         from tl_attribution.view import page

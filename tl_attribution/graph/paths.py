@@ -13,11 +13,9 @@ from torch import Tensor
 from tl_attribution.errors import InputError
 from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.influence import gains, normalise
+from tl_attribution.graph.node_selectors import NodeSelector, select_nodes
 from tl_attribution.graph.nodes import KINDS, Node
-from tl_attribution.graph.picking import Pick, pick
-
-JOINERS = "\u200c\u200d"
-"""Invisible, but part of how Persian, Indic scripts and emoji are written; shown as they are."""
+from tl_attribution.text import printable, quote
 
 
 class Path(NamedTuple):
@@ -50,7 +48,7 @@ class Partial(NamedTuple):
 
 
 def strongest(
-    graph: Graph, n: int = 5, source: Pick | None = None, target: Pick | None = None
+    graph: Graph, n: int = 5, source: NodeSelector | None = None, target: NodeSelector | None = None
 ) -> list[Path]:
     """The ``n`` strongest paths from ``source`` to ``target``, strongest first: without them, from
     token and position nodes to the graph's targets, each with its weight.
@@ -65,9 +63,9 @@ def strongest(
     starts = graph.nodes.is_kind("token", "position")
     weights = graph.target_weights.double()
     if source is not None:
-        starts = _flags(graph, pick(graph.nodes, source))
+        starts = _flags(graph, select_nodes(graph.nodes, source))
     if target is not None:
-        weights = _flags(graph, pick(graph.nodes, target)).double()
+        weights = _flags(graph, select_nodes(graph.nodes, target)).double()
     if n == 0:
         return []
     kept = n + int(bool((starts & (weights > 0)).any()))  # a path of no edges is none
@@ -139,26 +137,6 @@ def _trace(graph: Graph, best: Partial, row: int, slot: int, strength: float) ->
     for weight, target in zip(weights[:-1], rows[1:-1], strict=True):
         effect *= weight * float(passed[target])
     return Path(tuple(rows), weights, strength, effect)
-
-
-def printable(text: str) -> str:
-    """``text`` with everything invisible or with a meaning to terminals and text direction escaped.
-
-    >>> printable("a\\n\\x1b[31m")
-    'a\\\\n\\\\x1b[31m'
-    """
-    return "".join(
-        c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in text
-    )
-
-
-def quote(text: str) -> str:
-    """``text`` in quotes, so that its spaces are seen.
-
-    >>> quote(" Dallas")
-    '" Dallas"'
-    """
-    return f'"{printable(text)}"'
 
 
 def describe(node: Node, graph: Graph) -> str:

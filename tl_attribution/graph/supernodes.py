@@ -14,8 +14,8 @@ from torch import Tensor
 from tl_attribution.errors import InputError
 from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.influence import flow
+from tl_attribution.graph.node_selectors import NodeSelector, select_nodes
 from tl_attribution.graph.nodes import NodeTable
-from tl_attribution.graph.picking import Pick, pick
 
 if TYPE_CHECKING:
     import networkx
@@ -69,7 +69,7 @@ class Supernodes:
         return result
 
 
-def grouped(nodes: NodeTable, groups: Mapping[str, Pick]) -> NodeTable:
+def grouped(nodes: NodeTable, groups: Mapping[str, NodeSelector]) -> NodeTable:
     """The nodes with these supernodes, in place of any they had. Raises InputError as
     :meth:`Graph.group`."""
     names = [""] * len(nodes)
@@ -89,9 +89,9 @@ def grouped(nodes: NodeTable, groups: Mapping[str, Pick]) -> NodeTable:
     return replace(nodes, groups=tuple(names))
 
 
-def _members(nodes: NodeTable, name: str, wanted: Pick) -> tuple[int, ...]:
+def _members(nodes: NodeTable, name: str, wanted: NodeSelector) -> tuple[int, ...]:
     try:
-        return pick(nodes, wanted)
+        return select_nodes(nodes, wanted)
     except InputError as error:
         raise InputError(f"supernode {name!r}: {error}") from error
 

@@ -8,8 +8,8 @@ import torch
 
 from tl_attribution.graph import influence as scoring
 from tl_attribution.graph.graph import Graph
+from tl_attribution.graph.node_selectors import NodeSelector, select_node
 from tl_attribution.graph.nodes import Node
-from tl_attribution.graph.picking import Pick, pick_one
 
 
 class Upstream(NamedTuple):
@@ -26,12 +26,12 @@ class Upstream(NamedTuple):
     effect: float
 
 
-def of(graph: Graph, node: Pick) -> list[Upstream]:
+def of(graph: Graph, node: NodeSelector) -> list[Upstream]:
     """Every node with a path to ``node``, the most influential first, exactly.
 
     Raises InputError if ``node`` is not one node of this graph, or if the graph has a cycle.
     """
-    row = pick_one(graph.nodes, node)
+    row = select_node(graph.nodes, node)
     only = torch.zeros(len(graph.nodes))
     only[row] = 1.0
     influence = scoring.influence(scoring.normalise(graph.adjacency), only)

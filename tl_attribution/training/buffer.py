@@ -22,9 +22,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_attribution.errors import InputError
-from tl_attribution.replacement.host import MlpPairs
+from tl_attribution.hosts.protocols import MlpPairs
+from tl_attribution.training.contexts import Contexts, ContextSource
 from tl_attribution.training.seeds import generator
-from tl_attribution.training.sources import Rows, RowSource
 
 UNUSABLE = 10_000
 """Rows that are read before giving up on a lane that has no usable token yet."""
@@ -41,7 +41,7 @@ class _Round(NamedTuple):
     """The rows of one round, row ``i`` belonging to lane ``i % lanes``."""
 
     start: int
-    rows: Rows
+    rows: Contexts
     usable: Int[Tensor, " row"]
 
 
@@ -59,8 +59,8 @@ class Buffer:
 
     def __init__(
         self,
-        read: Callable[[Rows], MlpPairs],
-        rows: RowSource,
+        read: Callable[[Contexts], MlpPairs],
+        rows: ContextSource,
         *,
         capacity: int,
         batch: int,
@@ -138,7 +138,7 @@ class Buffer:
                     f"prefix of {self._prefix}; give longer texts, or join them with concat=True"
                 )
             groups = math.ceil(max(0, need - int(held.min())) / most)
-        joined = Rows(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        joined = Contexts(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
         return _Round(self._row, joined, self._usable(joined.lengths))
 
     def _usable(self, lengths: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class Buffer:
             for first in range(0, len(ids), self._at_once):
                 part = slice(first, first + self._at_once)
                 end = at + int(usable[part].sum())
-                self._store(Rows(ids[part], lengths[part]), slots[at:end], index)
+                self._store(Contexts(ids[part], lengths[part]), slots[at:end], index)
                 at = end
 
     def _slots(self, start: int, lane: int, usable: int) -> Int[Tensor, " token"]:
@@ -163,13 +163,13 @@ class Buffer:
         slots[order[: self.batches * self._chunk]] = torch.arange(self.batches * self._chunk)
         return slots
 
-    def _store(self, rows: Rows, slots: Int[Tensor, " token"], index: int) -> None:
+    def _store(self, rows: Contexts, slots: Int[Tensor, " token"], index: int) -> None:
         """Put the usable tokens of some rows, in order, into slots of the ``index``-th own lane."""
         kept = slots[slots >= 0]
         if not len(kept):
             return
         longest = int(rows.lengths.max())
-        pairs = self._read(Rows(rows.ids[:, :longest], rows.lengths))
+        pairs = self._read(Contexts(rows.ids[:, :longest], rows.lengths))
         position = torch.arange(longest)
         usable = (position >= self._prefix) & (position < rows.lengths[:, None])
         row, position = usable.nonzero()[slots >= 0].to(pairs.inputs.device).unbind(1)

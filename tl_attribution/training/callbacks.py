@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
+class StepRecord:
     """One logged step. Shares and errors are over the step's batch; one entry a layer in tuples."""
 
     step: int
@@ -61,7 +61,7 @@ class Record:
 
 
 @dataclass(frozen=True, eq=False)
-class About:
+class RunInfo:
     """The run a callback watches. ``out`` is None for one that keeps nothing; ``run_id`` stays the
     same when it is resumed; ``resumed_at`` is the step it goes on from, 0 for a new one."""
 
@@ -78,10 +78,10 @@ class Callback:
     """Told what happens in a run, in the first process only. Subclass and override what you need;
     an error in a callback ends the run."""
 
-    def on_start(self, about: About) -> None:
+    def on_start(self, about: RunInfo) -> None:
         """Before the first step."""
 
-    def on_record(self, record: Record) -> None:
+    def on_record(self, record: StepRecord) -> None:
         """Every ``log_every`` steps."""
 
     def on_density(self, step: int, density: torch.Tensor) -> None:
@@ -92,7 +92,8 @@ class Callback:
         """After a checkpoint was written whole."""
 
     def on_evaluation(self, step: int, evaluation: Any) -> None:
-        """After the dictionary was evaluated (:class:`tl_attribution.evaluation.Evaluation`)."""
+        """After the dictionary was evaluated: a
+        :class:`~tl_attribution.evaluation.results.Evaluation`."""
 
     def on_end(self, folder: Path | None) -> None:
         """After the last step; ``folder`` holds the dictionary."""

@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_attribution.errors import FormatError, InputError, TrainingError
-from tl_attribution.graph.storage import write_whole
-from tl_attribution.rights import as_usual
+from tl_attribution.files import as_usual, write_whole
 
 RUN, LOG, CHECKPOINTS, DICTIONARY = "run.json", "log.jsonl", "checkpoints", "dictionary"
 KEPT = 2

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tl_attribution.errors import InputError
-from tl_attribution.replacement.host import Host
+from tl_attribution.hosts.protocols import Host
 
 ACTIVATIONS = ("batchtopk", "topk", "jumprelu", "relu")
 KINDS = ("clt", "transcoders")

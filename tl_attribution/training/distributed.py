@@ -26,7 +26,7 @@ DATA, FEATURES = "data", "features"
 
 
 @dataclass(frozen=True, eq=False)
-class Team:
+class ProcessGrid:
     """The processes of a run. ``mesh`` is None for one process alone."""
 
     device: torch.device
@@ -133,7 +133,7 @@ class _Sum(torch.autograd.Function):
         return grads[0], None
 
 
-def join(feature_shards: int, device: torch.device | str | None = None) -> Team:
+def join(feature_shards: int, device: torch.device | str | None = None) -> ProcessGrid:
     """The team of this run: alone, or with the processes that torchrun started.
 
     Raises InputError if their number cannot be divided by ``feature_shards``.
@@ -146,18 +146,18 @@ def join(feature_shards: int, device: torch.device | str | None = None) -> Team:
         )
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if world == 1:
-        return Team(place)
+        return ProcessGrid(place)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     shape = (world // feature_shards, feature_shards)
-    return Team(place, init_device_mesh(place.type, shape, mesh_dim_names=(DATA, FEATURES)))
+    return ProcessGrid(place, init_device_mesh(place.type, shape, mesh_dim_names=(DATA, FEATURES)))
 
 
 @contextmanager
-def joined(feature_shards: int, device: torch.device | str | None = None) -> Iterator[Team]:
+def joined(feature_shards: int, device: torch.device | str | None = None) -> Iterator[ProcessGrid]:
     """:func:`join`, and the group left again if it was not there before."""
     before = dist.is_initialized()
     try:

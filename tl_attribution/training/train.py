@@ -11,13 +11,13 @@ import torch
 
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, TooLargeError
-from tl_attribution.replacement.host import Host, host_for
-from tl_attribution.replacement.prompts import compute_in_fp32
+from tl_attribution.hosts.prompt import compute_in_fp32
+from tl_attribution.hosts.protocols import Host, host_for
 from tl_attribution.training import distributed
 from tl_attribution.training.callbacks import Callback
 from tl_attribution.training.config import TrainingConfig
-from tl_attribution.training.distributed import Team
-from tl_attribution.training.run import Run
+from tl_attribution.training.distributed import ProcessGrid
+from tl_attribution.training.trainer import Trainer
 
 
 def train(
@@ -53,7 +53,7 @@ def train(
     host = host_for(compute_in_fp32(model))
     with distributed.joined(config.feature_shards, device) as team:
         _check(config, host, team)
-        run = Run(model, host, dataset, config, team, Path(out) if out else None)
+        run = Trainer(model, host, dataset, config, team, Path(out) if out else None)
         run.open(resume, overwrite, data_name or _describe(dataset))
         run.watchers = list(callbacks) if team.first else []
         run.on_progress = on_progress if team.first else None
@@ -67,7 +67,7 @@ def _describe(dataset: Any) -> str:
     return f"{type(dataset).__module__}.{type(dataset).__qualname__}"
 
 
-def _check(config: TrainingConfig, host: Host, team: Team) -> None:
+def _check(config: TrainingConfig, host: Host, team: ProcessGrid) -> None:
     host.read_site(config.feature_input_hook)
     host.write_site(config.feature_output_hook)
     lanes = team.lanes

@@ -13,7 +13,8 @@ from torch import Tensor
 from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.influence import flow
 from tl_attribution.graph.nodes import Node
-from tl_attribution.graph.paths import Path, answer_label, printable, quote
+from tl_attribution.graph.paths import Path, answer_label
+from tl_attribution.text import printable, quote
 
 MAX_NODES = 220
 """Features and errors on the map; the most influential are drawn."""

@@ -20,10 +20,9 @@ from tl_attribution.graph.paths import (
     is_part,
     is_pruned,
     part_text,
-    printable,
-    quote,
     strongest,
 )
+from tl_attribution.text import printable, quote
 from tl_attribution.view import layout, supernodes, svg
 from tl_attribution.view.style import STYLE
 

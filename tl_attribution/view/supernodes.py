@@ -7,8 +7,9 @@ from html import escape
 from typing import NamedTuple
 
 from tl_attribution.graph.graph import Graph
-from tl_attribution.graph.paths import describe, printable, quote
+from tl_attribution.graph.paths import describe
 from tl_attribution.graph.supernodes import Supernodes
+from tl_attribution.text import printable, quote
 from tl_attribution.view.layout import CHARACTER, MINIMUM, Box, answer_text, clip
 
 MAX_TOKENS, MAX_EDGES, ROWS = 16, 80, 12

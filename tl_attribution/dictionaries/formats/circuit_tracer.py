@@ -21,7 +21,7 @@ from tl_attribution.dictionaries.activations import BatchTopK, JumpReLU, ReLU, T
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats import gemma_scope
 from tl_attribution.dictionaries.formats.common import (
-    Found,
+    DictionaryFiles,
     by_layer,
     inside,
     number_in,
@@ -32,10 +32,10 @@ from tl_attribution.dictionaries.formats.common import (
 )
 from tl_attribution.dictionaries.formats.writing import write_folder
 from tl_attribution.dictionaries.layers import Layer, StoredLayer
-from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.per_layer import TranscoderSet
+from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.dictionaries.transcoder import Transcoder
-from tl_attribution.dictionaries.transcoders import TranscoderSet
 from tl_attribution.errors import FormatError, InputError
 
 NAME = "circuit-tracer"
@@ -58,7 +58,7 @@ def recognise(folder: Path) -> bool:
     )
 
 
-def read(folder: Path) -> Found:
+def read(folder: Path) -> DictionaryFiles:
     """Open a dictionary; without ``config.yaml`` its kind is seen from the files."""
     config = read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     clt_files = list(folder.glob("W_enc_*.safetensors"))
@@ -77,7 +77,7 @@ def read(folder: Path) -> Found:
     )
 
 
-def _activated(found: Found, config: dict[str, Any], folder: Path) -> Found:
+def _activated(found: DictionaryFiles, config: dict[str, Any], folder: Path) -> DictionaryFiles:
     """The set with the activation that its config says; else the files' thresholds are it."""
     given = config.get("activation")
     said = given.lower().replace("_", "") if isinstance(given, str) else given
@@ -116,7 +116,7 @@ def _numbered(folder: Path, prefix: str) -> list[Path]:
     return by_layer([(n, f) for n, f in pairs if n is not None], folder, f"{prefix}_… file")
 
 
-def _read_clt(folder: Path) -> Found:
+def _read_clt(folder: Path) -> DictionaryFiles:
     layers, found = [], []
     n = len(_numbered(folder, "W_enc"))
     for i, path in enumerate(_numbered(folder, "W_enc")):
@@ -127,17 +127,19 @@ def _read_clt(folder: Path) -> Found:
                 f"{decoder.path}: W_dec_{i} is {shape}, expected [feature, {n - i} layers, d_model]"
                 f" as the folder has {n} encoders"
             )
-        decoders = [Stored(decoder, f"W_dec_{i}", (slice(None), k)) for k in range(n - i)]
+        decoders = [StoredMatrix(decoder, f"W_dec_{i}", (slice(None), k)) for k in range(n - i)]
         bias, decoder_bias = file.read(f"b_enc_{i}"), file.read(f"b_dec_{i}")
-        layers.append(StoredLayer(Stored(file, f"W_enc_{i}"), bias, tuple(decoders), decoder_bias))
+        layers.append(
+            StoredLayer(StoredMatrix(file, f"W_enc_{i}"), bias, tuple(decoders), decoder_bias)
+        )
         found.append(file.optional(f"threshold_{i}"))
-    return Found(CrossLayerTranscoder, layers, thresholds(found, rectified=False))
+    return DictionaryFiles(CrossLayerTranscoder, layers, thresholds(found, rectified=False))
 
 
-def _read_set(paths: list[Path]) -> Found:
+def _read_set(paths: list[Path]) -> DictionaryFiles:
     read = [_transcoder(TensorFile(path)) for path in paths]
     layers = [layer for layer, _ in read]
-    return Found(TranscoderSet, layers, thresholds([t for _, t in read], rectified=False))
+    return DictionaryFiles(TranscoderSet, layers, thresholds([t for _, t in read], rectified=False))
 
 
 def _transcoder(file: TensorFile) -> tuple[StoredLayer, Tensor | None]:
@@ -147,11 +149,11 @@ def _transcoder(file: TensorFile) -> tuple[StoredLayer, Tensor | None]:
     # Releases before 0.2 kept the decoder as [d_model, feature].
     turned = file.shape("W_dec") == (width, features) != (features, width)
     layer = StoredLayer(
-        Stored(file, "W_enc"),
+        StoredMatrix(file, "W_enc"),
         file.read("b_enc"),
-        (Stored(file, "W_dec", transposed=turned),),
+        (StoredMatrix(file, "W_dec", transposed=turned),),
         file.read("b_dec"),
-        Stored(file, "W_skip") if "W_skip" in file else None,
+        StoredMatrix(file, "W_skip") if "W_skip" in file else None,
     )
     return layer, file.optional(THRESHOLD)
 

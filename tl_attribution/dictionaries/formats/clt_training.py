@@ -20,7 +20,7 @@ from torch import Tensor
 from tl_attribution.dictionaries.activations import TopK
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
-    Found,
+    DictionaryFiles,
     below,
     by_layer,
     check_width,
@@ -32,9 +32,9 @@ from tl_attribution.dictionaries.formats.common import (
     same,
 )
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.per_layer import TranscoderSet
+from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
-from tl_attribution.dictionaries.transcoders import TranscoderSet
 from tl_attribution.errors import FormatError
 
 NAME = "clt-training"
@@ -84,7 +84,7 @@ def recognise(folder: Path) -> bool:
     return bool(_folders(folder))
 
 
-def read(folder: Path) -> Found:
+def read(folder: Path) -> DictionaryFiles:
     """Open a CLT, or a set of transcoders where each has one target."""
     numbered = [(_number(one), one) for one in _folders(folder)]
     ordered = by_layer(numbered, folder, "coder")
@@ -94,7 +94,7 @@ def read(folder: Path) -> Found:
     k = same((coder.config["k"] for coder in coders), "k", folder)
     run = peek(folder / "config.json")
     at_mlp = all(one.name.endswith(".mlp") for one in ordered) and not run.get("hookpoints_in")
-    return Found(
+    return DictionaryFiles(
         CrossLayerTranscoder if crossing else TranscoderSet,
         layers,
         TopK(k),
@@ -133,10 +133,10 @@ def _layer(coders: list[_Coder], i: int) -> StoredLayer:
     names = [(coder.name("W_dec", k), _written(coders, i, k)) for k in range(targets)]
     offsets = [file.optional(coder.name("post_enc", k)) for k in range(targets)]
     return StoredLayer(
-        Stored(file, "encoder.weight", row_scale=_scale(features, gain)),
+        StoredMatrix(file, "encoder.weight", row_scale=_scale(features, gain)),
         file.read("encoder.bias"),
         tuple(
-            Stored(file, name, row_scale=_scale(features, gain, _feature_scale(coder, k)))
+            StoredMatrix(file, name, row_scale=_scale(features, gain, _feature_scale(coder, k)))
             for k, (name, gain) in enumerate(names)
         ),
         _bias(coders, i),
@@ -181,7 +181,7 @@ def _offset(found: list[Tensor | None]) -> Tensor | None:
     return torch.stack([torch.zeros_like(some) if one is None else one for one in found], 1)
 
 
-def _skip(coder: _Coder, gain: float) -> Stored | None:
+def _skip(coder: _Coder, gain: float) -> StoredMatrix | None:
     """The skip to the coder's own layer, of x as it is. One to layers above is refused."""
     file, name = coder.file, coder.name("W_skip", 0)
     above = [f"W_skips.{k}" for k in range(1, coder.targets) if f"W_skips.{k}" in file]
@@ -192,4 +192,4 @@ def _skip(coder: _Coder, gain: float) -> Stored | None:
         )
     if name not in file:
         return None
-    return Stored(file, name, row_scale=_scale(file.shape(name)[0], gain))
+    return StoredMatrix(file, name, row_scale=_scale(file.shape(name)[0], gain))

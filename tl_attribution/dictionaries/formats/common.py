@@ -21,7 +21,7 @@ DEPTH = 4
 """How many folders deep a dictionary's files may lie."""
 
 
-class Found(NamedTuple):
+class DictionaryFiles(NamedTuple):
     """A dictionary as its files say. Hooks are None where they don't, and the activation is None
     where it is a TopK of unknown k."""
 

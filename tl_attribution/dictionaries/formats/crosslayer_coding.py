@@ -19,7 +19,7 @@ from torch import Tensor
 from tl_attribution.dictionaries.activations import Activation, JumpReLU, ReLU
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
-    Found,
+    DictionaryFiles,
     block_hook,
     check_width,
     need,
@@ -28,7 +28,7 @@ from tl_attribution.dictionaries.formats.common import (
     read_json,
 )
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile, listed
 from tl_attribution.errors import FormatError
 
@@ -75,7 +75,7 @@ def recognise(folder: Path) -> bool:
     return {"num_features", "num_layers", "d_model"} <= peek(folder / CONFIG).keys()
 
 
-def read(folder: Path) -> Found:
+def read(folder: Path) -> DictionaryFiles:
     """Open a CLT. With ``mean_std`` the encoders are read once, to fold the mean into biases."""
     where = folder / CONFIG
     config: dict[str, Any] = {"decoder_tying": "none", "activation_fn": "jumprelu"}
@@ -94,7 +94,7 @@ def read(folder: Path) -> Found:
     model = _Model(file, config, _norms(folder, config))
     layers = [_layer(model, i) for i in range(config["num_layers"])]
     hooks = [block_hook(config.get(f"tl_{end}_template"))[1] for end in ("input", "output")]
-    return Found(
+    return DictionaryFiles(
         CrossLayerTranscoder,
         layers,
         _activation(model),
@@ -153,12 +153,12 @@ def _norm(stats: dict[str, Any], layer: int, width: int, where: Path) -> _Norm:
 def _layer(model: _Model, i: int) -> StoredLayer:
     file, norm, n = model.file, model.norms[i], model.config["num_layers"]
     tied = model.config["decoder_tying"] != "none"
-    encoder = Stored(file, f"{ENCODER}.{i}.weight", column_scale=1 / norm.in_std)
+    encoder = StoredMatrix(file, f"{ENCODER}.{i}.weight", column_scale=1 / norm.in_std)
     bias = file.read(f"{ENCODER}.{i}.bias_param").float()
     if norm.in_mean.any():
         bias = (bias - encoder.whole().double() @ norm.in_mean.double()).float()
     decoders = tuple(
-        Stored(
+        StoredMatrix(
             file,
             f"{model.decoder(i, t)}.weight",
             transposed=True,
@@ -171,7 +171,7 @@ def _layer(model: _Model, i: int) -> StoredLayer:
     return StoredLayer(encoder, bias, decoders, _bias(model, i, skip), skip, _offset(model, i))
 
 
-def _bias(model: _Model, target: int, skip: Stored | None) -> Tensor:
+def _bias(model: _Model, target: int, skip: StoredMatrix | None) -> Tensor:
     per_target = model.config["decoder_tying"] == "per_target"
     sources = [target] if per_target else range(target + 1)
     names = [f"{model.decoder(s, target)}.bias_param" for s in sources]
@@ -182,7 +182,7 @@ def _bias(model: _Model, target: int, skip: Stored | None) -> Tensor:
     return bias + norm.out_mean
 
 
-def _skip(model: _Model, i: int) -> Stored | None:
+def _skip(model: _Model, i: int) -> StoredMatrix | None:
     """The skip of a layer's own input, of x as it is. One to layers above is refused."""
     file, norm = model.file, model.norms[i]
     names = [name for name in file.infos if name.startswith(f"{DECODER}.skip_weights.")]
@@ -196,7 +196,7 @@ def _skip(model: _Model, i: int) -> Stored | None:
     found = [name for name in own if name in file]
     if not found:
         return None
-    return Stored(file, found[0], row_scale=norm.out_std, column_scale=1 / norm.in_std)
+    return StoredMatrix(file, found[0], row_scale=norm.out_std, column_scale=1 / norm.in_std)
 
 
 def _ends(name: str) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from tl_attribution.dictionaries.activations import Activation, ReLU, TopK
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
-    Found,
+    DictionaryFiles,
     layer_axis,
     one_of,
     peek,
@@ -25,9 +25,9 @@ from tl_attribution.dictionaries.formats.common import (
     thresholds,
 )
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.per_layer import TranscoderSet
+from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
-from tl_attribution.dictionaries.transcoders import TranscoderSet
 from tl_attribution.errors import FormatError
 
 NAME = "crosslayer-transcoder"
@@ -50,7 +50,7 @@ def recognise(folder: Path) -> bool:
     return isinstance(model, dict) and "class_path" in model
 
 
-def read(folder: Path) -> Found:
+def read(folder: Path) -> DictionaryFiles:
     """Open a CLT or a set of transcoders. The files don't say hooks."""
     where = folder / CONFIG
     model = read_yaml(where)["model"]
@@ -65,7 +65,7 @@ def read(folder: Path) -> Found:
     crossing = "decoder.W" not in file
     layers = [_layer(file, i, n, crossing) for i in range(n)]
     kind = CrossLayerTranscoder if crossing else TranscoderSet
-    return Found(kind, layers, _activation(file, parts["nonlinearity"], layers, where))
+    return DictionaryFiles(kind, layers, _activation(file, parts["nonlinearity"], layers, where))
 
 
 def _class(part: Any) -> str | None:
@@ -86,7 +86,7 @@ def _layer(file: TensorFile, i: int, n: int, crossing: bool) -> StoredLayer:
     width = file.shape("encoder.W")[1]
     mean, std = _standardiser(file, "input", i, width)
     folded = "input_standardizer.std" not in file
-    encoder = Stored(
+    encoder = StoredMatrix(
         file, "encoder.W", (i,), transposed=True, column_scale=None if folded else 1 / std
     )
     bias = file.read("encoder.b")[i]
@@ -98,11 +98,11 @@ def _layer(file: TensorFile, i: int, n: int, crossing: bool) -> StoredLayer:
     return StoredLayer(encoder, bias, tuple(decoders), decoder_bias)
 
 
-def _decoder(file: TensorFile, i: int, target: int, width: int, crossing: bool) -> Stored:
+def _decoder(file: TensorFile, i: int, target: int, width: int, crossing: bool) -> StoredMatrix:
     scale = None
     if "output_standardizer.std" in file:
         scale = _standardiser(file, "output", target, width)[1]
-    return Stored(
+    return StoredMatrix(
         file, f"decoder.W_{target}" if crossing else "decoder.W", (i,), column_scale=scale
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
-    Found,
+    DictionaryFiles,
     below,
     by_layer,
     number_in,
@@ -26,9 +26,9 @@ from tl_attribution.dictionaries.formats.common import (
     thresholds,
 )
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.per_layer import TranscoderSet
+from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
-from tl_attribution.dictionaries.transcoders import TranscoderSet
 from tl_attribution.errors import FormatError
 
 NAME = "Gemma Scope"
@@ -56,7 +56,7 @@ def recognise(folder: Path) -> bool:
     return any(_layer_of(path, folder) is not None for path in _files(folder))
 
 
-def read(folder: Path) -> Found:
+def read(folder: Path) -> DictionaryFiles:
     """Open a CLT or a set of transcoders; of several in the folder, none (InputError)."""
     numbered = [(n, f) for f in _files(folder) if (n := _layer_of(f, folder)) is not None]
     paths = by_layer(numbered, folder, "params file")
@@ -96,26 +96,28 @@ def _hook(configs: list[dict], end: str, folder: Path) -> str:
 def transcoder(file: TensorFile) -> tuple[StoredLayer, Tensor | None]:
     """One layer's transcoder of either release, and its thresholds."""
     encoder, decoder = ("w_enc", "w_dec") if "w_enc" in file else ("W_enc", "W_dec")
-    return _layer(file, encoder, (Stored(file, decoder),)), file.read("threshold")
+    return _layer(file, encoder, (StoredMatrix(file, decoder),)), file.read("threshold")
 
 
-def _layer(file: TensorFile, encoder: str, decoders: tuple[Stored, ...]) -> StoredLayer:
+def _layer(file: TensorFile, encoder: str, decoders: tuple[StoredMatrix, ...]) -> StoredLayer:
     skip = "affine_skip_connection"
     return StoredLayer(
-        Stored(file, encoder, transposed=True),
+        StoredMatrix(file, encoder, transposed=True),
         file.read("b_enc"),
         decoders,
         file.read("b_dec"),
-        Stored(file, skip, transposed=True) if skip in file else None,
+        StoredMatrix(file, skip, transposed=True) if skip in file else None,
     )
 
 
-def _set(files: list[TensorFile]) -> Found:
+def _set(files: list[TensorFile]) -> DictionaryFiles:
     read = [transcoder(file) for file in files]
-    return Found(TranscoderSet, [one for one, _ in read], thresholds([t for _, t in read]))
+    return DictionaryFiles(
+        TranscoderSet, [one for one, _ in read], thresholds([t for _, t in read])
+    )
 
 
-def clt(files: list[TensorFile]) -> Found:
+def clt(files: list[TensorFile]) -> DictionaryFiles:
     """A CLT of Gemma Scope 2, one file a layer, in order."""
     layers = []
     for i, file in enumerate(files):
@@ -125,6 +127,8 @@ def clt(files: list[TensorFile]) -> Found:
                 f"{file.path}: w_dec is {shape}, expected [feature, layer, d_model] with the "
                 f"{len(files)} layers that there are files for"
             )
-        parts = [Stored(file, "w_dec", (slice(None), t)) for t in range(i, len(files))]
+        parts = [StoredMatrix(file, "w_dec", (slice(None), t)) for t in range(i, len(files))]
         layers.append(_layer(file, "w_enc", tuple(parts)))
-    return Found(CrossLayerTranscoder, layers, thresholds([f.read("threshold") for f in files]))
+    return DictionaryFiles(
+        CrossLayerTranscoder, layers, thresholds([f.read("threshold") for f in files])
+    )

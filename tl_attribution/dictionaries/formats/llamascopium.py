@@ -19,7 +19,7 @@ from torch import Tensor
 from tl_attribution.dictionaries.activations import Activation, JumpReLU, ReLU, TopK
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
-    Found,
+    DictionaryFiles,
     block_hook,
     check_width,
     need,
@@ -29,7 +29,7 @@ from tl_attribution.dictionaries.formats.common import (
     same,
 )
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.errors import FormatError
 
@@ -46,7 +46,7 @@ def recognise(folder: Path) -> bool:
     return "sae_type" in peek(folder / CONFIG)
 
 
-def read(folder: Path) -> Found:
+def read(folder: Path) -> DictionaryFiles:
     """Open a CLT."""
     where = folder / CONFIG
     config = read_json(where)
@@ -70,7 +70,7 @@ def read(folder: Path) -> Found:
     check_width(file, "W_E", 1, config["d_model"])
     layers = [_layer(file, config, i, n) for i in range(n)]
     hooks = [_hook(config[f"hook_points_{end}"], where) for end in ("in", "out")]
-    return Found(CrossLayerTranscoder, layers, _activation(file, config, act, n), *hooks)
+    return DictionaryFiles(CrossLayerTranscoder, layers, _activation(file, config, act, n), *hooks)
 
 
 def _hook(names: list[Any], where: Path) -> str | None:
@@ -97,10 +97,10 @@ def _layer(file: TensorFile, config: dict[str, Any], i: int, n: int) -> StoredLa
     read = _factor(file, config, "in", i)
     written = [_factor(file, config, "out", t) for t in range(n)]
     return StoredLayer(
-        Stored(file, "W_E", (i,), transposed=True, column_scale=_times(config, read)),
+        StoredMatrix(file, "W_E", (i,), transposed=True, column_scale=_times(config, read)),
         file.read("b_E")[i],
         tuple(
-            Stored(file, f"W_D.{t}", (i,), column_scale=_times(config, 1 / written[t]))
+            StoredMatrix(file, f"W_D.{t}", (i,), column_scale=_times(config, 1 / written[t]))
             for t in range(i, n)
         ),
         file.read(f"b_D.{i}") / written[i],

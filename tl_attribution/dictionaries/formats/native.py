@@ -19,13 +19,13 @@ from torch import Tensor
 from tl_attribution.dictionaries import activations
 from tl_attribution.dictionaries.activations import JumpReLU, TopK
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
-from tl_attribution.dictionaries.formats.common import Found, peek, read_json
+from tl_attribution.dictionaries.formats.common import DictionaryFiles, peek, read_json
 from tl_attribution.dictionaries.formats.writing import write_folder
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.per_layer import TranscoderSet
+from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.dictionaries.transcoder import Transcoder
-from tl_attribution.dictionaries.transcoders import TranscoderSet
 from tl_attribution.errors import FormatError
 
 NAME = "tl-attribution"
@@ -82,7 +82,7 @@ def _write_files(dictionary: Transcoder, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def read(folder: Path) -> Found:
+def read(folder: Path) -> DictionaryFiles:
     """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or does not
     say what it must."""
     config = _config(folder)
@@ -95,7 +95,7 @@ def read(folder: Path) -> Found:
                 f"{layers[0].shape[axis]}"
             )
     by_feature = {name: _stacked([f.optional(name) for f in opened]) for name in BY_FEATURE}
-    return Found(
+    return DictionaryFiles(
         KINDS[config["kind"]],
         layers,
         activations.from_config(config["activation"], **by_feature),
@@ -144,11 +144,11 @@ def _layer(file: TensorFile) -> StoredLayer:
     if len(shape) != 3:
         raise FormatError(f"{file.path}: W_dec is {shape}, expected [feature, written, d_model]")
     return StoredLayer(
-        Stored(file, "W_enc"),
+        StoredMatrix(file, "W_enc"),
         file.read("b_enc"),
-        tuple(Stored(file, "W_dec", (slice(None), k)) for k in range(shape[1])),
+        tuple(StoredMatrix(file, "W_dec", (slice(None), k)) for k in range(shape[1])),
         file.read("b_dec"),
-        Stored(file, "W_skip") if "W_skip" in file else None,
+        StoredMatrix(file, "W_skip") if "W_skip" in file else None,
         file.optional("offset"),
     )
 

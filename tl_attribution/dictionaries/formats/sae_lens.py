@@ -18,7 +18,7 @@ from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats import sae_lens_clt
 from tl_attribution.dictionaries.formats.circuit_tracer import check_writable, threshold_of
 from tl_attribution.dictionaries.formats.common import (
-    Found,
+    DictionaryFiles,
     below,
     block_hook,
     by_layer,
@@ -31,10 +31,10 @@ from tl_attribution.dictionaries.formats.common import (
 )
 from tl_attribution.dictionaries.formats.writing import write_folder
 from tl_attribution.dictionaries.layers import Layer, StoredLayer
-from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.per_layer import TranscoderSet
+from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.dictionaries.transcoder import Transcoder
-from tl_attribution.dictionaries.transcoders import TranscoderSet
 from tl_attribution.errors import FormatError
 
 NAME = "sae-lens"
@@ -66,7 +66,7 @@ def recognise(folder: Path) -> bool:
     return bool(_folders(folder))
 
 
-def read(folder: Path) -> Found:
+def read(folder: Path) -> DictionaryFiles:
     """Open a set of transcoders. A folder without its layer's number in ``hook_name`` has it in its
     own name: ``layer_3``."""
     folders = _folders(folder)
@@ -76,7 +76,7 @@ def read(folder: Path) -> Found:
     files = [TensorFile(one / WEIGHTS) for one in ordered]
     layers = [_layer(file, config) for file, config in zip(files, configs, strict=True)]
     names = {end: [block_hook(_said(c, end))[1] for c in configs] for end in ("", "_out")}
-    return Found(
+    return DictionaryFiles(
         TranscoderSet,
         layers,
         thresholds([_threshold(file, config) for file, config in zip(files, configs, strict=True)]),
@@ -117,11 +117,11 @@ def _layer(file: TensorFile, config: dict[str, Any]) -> StoredLayer:
         )
     skip = "skip" in config["architecture"]
     return StoredLayer(
-        Stored(file, "W_enc", transposed=True),
+        StoredMatrix(file, "W_enc", transposed=True),
         file.read("b_enc"),
-        (Stored(file, "W_dec"),),
+        (StoredMatrix(file, "W_dec"),),
         file.read("b_dec"),
-        Stored(file, "W_skip") if skip else None,
+        StoredMatrix(file, "W_skip") if skip else None,
     )
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from tl_attribution.dictionaries import activations
 from tl_attribution.dictionaries.activations import JumpReLU, TopK
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
-from tl_attribution.dictionaries.formats.common import Found, need, peek, read_json
+from tl_attribution.dictionaries.formats.common import DictionaryFiles, need, peek, read_json
 from tl_attribution.dictionaries.formats.writing import write_folder
 from tl_attribution.dictionaries.layers import LayerWeights, StoredLayer
-from tl_attribution.dictionaries.stored import Stored
+from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.errors import FormatError, InputError
 
@@ -38,7 +38,7 @@ def recognise(folder: Path) -> bool:
     return peek(folder / CONFIG).get("architecture") == ARCHITECTURE
 
 
-def read(folder: Path) -> Found:
+def read(folder: Path) -> DictionaryFiles:
     """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or does not
     say what it must, and MismatchError for shapes that don't fit each other."""
     config = read_json(folder / CONFIG)
@@ -55,19 +55,19 @@ def read(folder: Path) -> Found:
     biases = {name: file.read(name) for name in ("b_enc", "b_dec")}
     layers = [
         StoredLayer(
-            Stored(file, "W_enc", (layer,), transposed=True),
+            StoredMatrix(file, "W_enc", (layer,), transposed=True),
             biases["b_enc"][layer],
             tuple(
-                Stored(file, f"W_dec.{layer}", (slice(None), k))
+                StoredMatrix(file, f"W_dec.{layer}", (slice(None), k))
                 for k in range(file.shape(f"W_dec.{layer}")[1])
             ),
             biases["b_dec"][layer],
-            Stored(file, "W_skip", (layer,)) if "W_skip" in file else None,
+            StoredMatrix(file, "W_skip", (layer,)) if "W_skip" in file else None,
         )
         for layer in range(config["n_layers"])
     ]
     metadata = config.get("metadata")
-    return Found(
+    return DictionaryFiles(
         CrossLayerTranscoder,
         layers,
         activations.from_config(config["activation"], file.optional("threshold")),

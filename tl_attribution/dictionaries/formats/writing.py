@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tl_attribution.errors import InputError
-from tl_attribution.rights import as_usual
+from tl_attribution.files import as_usual
 
 
 def write_folder(

@@ -1,0 +1,61 @@
+"""Dictionaries that plugins give: by a name their host knows, or from objects of their host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+
+from tl_attribution import plugin_loading
+from tl_attribution.dictionaries.base import Dictionary
+
+
+class LoadOptions(NamedTuple):
+    """What the caller of ``load_dictionary`` asked for beside the source; None: nothing."""
+
+    feature_input_hook: str | None = None
+    feature_output_hook: str | None = None
+    device: str | None = None
+    dtype: torch.dtype | None = None
+    k: int | None = None
+
+
+class DictionarySource(NamedTuple):
+    """``load`` makes a dictionary of a source, or gives None for one that it does not know;
+    ``names`` are the names it knows, for errors that suggest one."""
+
+    load: Callable[[Any, LoadOptions], Dictionary | None]
+    names: Callable[[], Iterable[str]]
+
+
+_SOURCES: list[DictionarySource] = []
+
+
+def register_source(source: DictionarySource) -> None:
+    """Offer dictionaries. Registering again changes nothing; the first that knows a source wins."""
+    if source not in _SOURCES:
+        _SOURCES.append(source)
+
+
+def from_plugins(source: Any, wanted: LoadOptions) -> Dictionary | None:
+    """What a plugin makes of ``source``, or None if none knows it. For a name, the hosts that are
+    installed are imported one after the other until one knows it."""
+    tried: list[DictionarySource] = []
+    found: list[Dictionary] = []
+
+    def known() -> bool:
+        while not found and (left := [s for s in _SOURCES if s not in tried]):
+            tried.append(left[0])
+            found.extend(d for d in [left[0].load(source, wanted)] if d is not None)
+        return bool(found)
+
+    if not known() and isinstance(source, str):
+        plugin_loading.import_hosts(until=known)
+        known()
+    return found[0] if found else None
+
+
+def known_names() -> list[str]:
+    """Every name that a plugin knows."""
+    return [name for source in _SOURCES for name in source.names()]

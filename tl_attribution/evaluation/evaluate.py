@@ -1,0 +1,350 @@
+"""Does the dictionary tell the truth: the model run with it in place of its MLPs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_attribution.attribution.attribute import Progress, attribute
+from tl_attribution.dictionaries.base import Dictionary
+from tl_attribution.errors import FormatError, InputError
+from tl_attribution.evaluation.metrics import PredictionSums, ReconstructionSums, replaced
+from tl_attribution.evaluation.results import AnswerMetrics, Distribution, Evaluation, GraphScores
+from tl_attribution.hosts.prompt import Prompt, compute_in_fp32, resolve_prefix, token_ids
+from tl_attribution.hosts.protocols import Host, host_for
+from tl_attribution.replacement.active_features import check_fits
+from tl_attribution.replacement.replacement_model import (
+    Logits,
+    ReplacementModel,
+    encode,
+    reconstruct,
+)
+from tl_attribution.shapes import TokenIds
+
+if TYPE_CHECKING:
+    from tl_attribution.training.datasets import Contexts
+
+PromptsWithAnswers = Sequence[Union[str, tuple[str, str]]]  # noqa: UP007  # evaluated on Python 3.10
+"""Prompts, or prompts with the answers that are expected."""
+
+CONTEXT = 128
+"""Tokens of a context unless told otherwise, or what the model takes if that is less."""
+BLOCK = 32
+"""Contexts that are held at a time."""
+
+
+def evaluate(
+    model: Any,
+    dictionary: Dictionary,
+    dataset: Any,
+    *,
+    prompts: PromptsWithAnswers | Mapping[str, PromptsWithAnswers] | None = None,
+    contexts: int = 200,
+    context: int | None = None,
+    concat: bool = True,
+    column: str | None = None,
+    graphs: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """How well a dictionary stands in for the model's MLPs, on ``contexts`` contexts of a dataset.
+
+    ``dataset``: what :func:`~tl_attribution.training.datasets.open_rows` opens with ``context``
+    (tokens per context; None takes 128, or what the model takes if less), ``concat``, ``column``
+    and ``seed``; or token ids as :class:`~tl_attribution.training.contexts.Contexts`.
+    ``prompts``: texts, or pairs of a text and the one-token answer expected after it, to compare
+    the most likely answers; a mapping reports each of its lists by name. ``graphs``: this many of
+    the (first) list's prompts, drawn with ``seed``, are traced for their scores.
+    ``progress(done, total, what)`` is called as the work goes on.
+
+    Positions of the prefix (the BOS token) and padding count nowhere. On the other tokens:
+
+    - a layer at a time, from features on the model's own streams (a CLT's layer t from the features
+      of all layers up to t): ``nmse`` Σ e² / Σ (y − mean y)² and ``explained_variance``
+      1 − Σ (e − mean e)² / Σ (y − mean y)², which differ by the mean error (see
+      :class:`~tl_attribution.evaluation.results.LayerEvaluation`); ``l0``, ``dead``, ``density``;
+    - the model with that layer's MLP alone replaced, and the replacement model (all MLPs at once,
+      features read its own streams; methods paper, "From cross-layer transcoder to replacement
+      model"): top-1 ``agreement``, ``kl`` (model ‖ replaced) in nats, and ``loss_recovered``
+      (CE ablated − CE replaced) / (CE ablated − CE model), where zero is written instead of the
+      reconstruction, as SAELens's evals do.
+
+    Sums are in float64 and independent of the number of tokens; the same call gives the same
+    numbers. Raises InputError for arguments and data that cannot be used, and MismatchError for a
+    dictionary of another model.
+    """
+    groups = _groups(prompts)
+    _check(contexts, graphs, groups)
+    model = compute_in_fp32(model)
+    host = host_for(model)
+    check_fits(host, dictionary)
+    watch: Progress = progress or (lambda done, total, what: None)
+    with torch.no_grad():
+        source = _source(host, dataset, context, concat, column, seed, watch)
+        sums = _Sums(host, dictionary)
+        for ids in _contexts(host, source, contexts, watch):
+            sums.add(ids)
+        answers = {name: _answers(host, dictionary, group, watch) for name, group in groups.items()}
+        scores = _graph_scores(model, dictionary, groups, graphs, seed, watch)
+    return sums.evaluation(answers, scores)
+
+
+def replacement_logits(
+    model: Any,
+    prompt: Prompt,
+    dictionary: Dictionary,
+    *,
+    errors: bool = False,
+    prefix: int | None = None,
+) -> Float[Tensor, "position vocab"]:
+    """Logits of the replacement model (methods paper, "From cross-layer transcoder to replacement
+    model"): every MLP's output is the dictionary's reconstruction, attention and norms run freely.
+
+    Features read the replacement model's own streams. MLP outputs of the prefix are the model's.
+    ``errors=True`` adds what the dictionary missed on the original run, so that the original logits
+    come back. Raises InputError and MismatchError as :func:`tl_attribution.attribute` does.
+    """
+    host = host_for(compute_in_fp32(model))
+    check_fits(host, dictionary)
+    ids = token_ids(host, prompt)
+    run = ReplacementModel(host, dictionary, ids, resolve_prefix(host, ids, prefix))
+    if not errors:
+        return run.all_layers()
+    original = run.original()
+    active = [encode(dictionary, layer, x) for layer, x in enumerate(original.read)]
+    return run.all_layers(
+        [
+            out - reconstruct(dictionary, active, layer, original.read[layer], out)
+            for layer, out in enumerate(original.written)
+        ]
+    )
+
+
+def _groups(
+    prompts: PromptsWithAnswers | Mapping[str, PromptsWithAnswers] | None,
+) -> dict[str, list[tuple[str, str | None]]]:
+    """Every list of prompts by name, each prompt with its answer or None."""
+    if prompts is None:
+        return {}
+    named = prompts if isinstance(prompts, Mapping) else {"prompts": prompts}
+    groups: dict[str, list[tuple[str, str | None]]] = {}
+    for name, group in named.items():
+        if isinstance(group, str) or not group:
+            raise InputError(f"{name} must be a list of at least one prompt, got {group!r}")
+        groups[name] = [_pair(name, asked) for asked in group]
+    return groups
+
+
+def _pair(name: str, asked: Any) -> tuple[str, str | None]:
+    match asked:
+        case str():
+            return asked, None
+        case (str(text), str(answer)):
+            return text, answer
+    raise InputError(f"{name}: {asked!r} is no prompt; give a text, or a pair (text, answer)")
+
+
+def _check(contexts: int, graphs: int, groups: Mapping[str, Sequence[Any]]) -> None:
+    if contexts < 1:
+        raise InputError(f"contexts must be at least 1, got {contexts}")
+    if graphs < 0:
+        raise InputError(f"graphs must be 0 or more, got {graphs}")
+    if graphs and not groups:
+        raise InputError(f"graphs={graphs} needs prompts to trace; give prompts=[...]")
+    name, first = next(iter(groups.items()), ("prompts", ()))
+    if graphs > len(first):
+        raise InputError(f"graphs={graphs} is more than the {len(first)} prompts of {name!r}")
+
+
+class _Source(NamedTuple):
+    """How many rows there are (None: a stream), and how to get some: (first, how many)."""
+
+    n_rows: int | None
+    rows: Callable[[int, int], Contexts]
+
+
+def _source(
+    host: Host,
+    dataset: Any,
+    context: int | None,
+    concat: bool,
+    column: str | None,
+    seed: int,
+    progress: Progress,
+) -> _Source:
+    from tl_attribution.training.datasets import Contexts, open_rows
+
+    if isinstance(dataset, Contexts):
+        ids, lengths = dataset
+        return _Source(
+            len(ids), lambda start, n: Contexts(ids[start : start + n], lengths[start : start + n])
+        )
+    length = min(CONTEXT, host.n_ctx) if context is None else context
+    source = open_rows(
+        dataset, host, context=length, concat=concat, column=column, seed=seed, progress=progress
+    )
+    return _Source(source.n_rows, source.rows)
+
+
+def _contexts(host: Host, source: _Source, wanted: int, progress: Progress) -> Iterator[TokenIds]:
+    """Token ids of one context after the other, without padding. Contexts that have nothing to
+    predict (one token) are left out. Raises InputError if none is left."""
+    total = wanted if source.n_rows is None else min(wanted, source.n_rows)
+    found = 0
+    for start in range(0, total, BLOCK):
+        rows = source.rows(start, min(BLOCK, total - start))
+        for i, (ids, length) in enumerate(zip(rows.ids, rows.lengths.tolist(), strict=True)):
+            progress(start + i, total, "contexts")
+            if length > 1:
+                found += 1
+                yield token_ids(host, ids[:length])
+    if not found:
+        raise InputError(
+            f"none of the dataset's {total} contexts has two tokens; give more or longer texts"
+        )
+
+
+class _Sums:
+    """All that is summed over contexts."""
+
+    def __init__(self, host: Host, dictionary: Dictionary) -> None:
+        self.host, self.dictionary = host, dictionary
+        layers = range(dictionary.n_layers)
+        self.layers = [ReconstructionSums(host.d_model, dictionary.n_features) for _ in layers]
+        self.own, self.contexts = PredictionSums(), 0
+        self.alone = [(PredictionSums(), PredictionSums()) for _ in layers]
+        self.together = (PredictionSums(), PredictionSums())
+
+    def add(self, ids: TokenIds) -> None:
+        """Count in one context."""
+        first = resolve_prefix(self.host, ids, None)
+        run = ReplacementModel(self.host, self.dictionary, ids, first)
+        original = run.original()
+        _check_finite(self.host, original.logits)
+        own, following = original.logits[first:], ids[first + 1 :]
+
+        def predict(
+            pair: tuple[PredictionSums, PredictionSums], made: Logits, ablated: Logits
+        ) -> None:
+            pair[0].add(own, made[first:], following)
+            pair[1].add(own, ablated[first:], following)
+
+        self.contexts += 1
+        self.own.add(own, own, following)
+        active = []
+        for layer, (x, written) in enumerate(zip(original.read, original.written, strict=True)):
+            active.append(encode(self.dictionary, layer, x))
+            made = reconstruct(self.dictionary, active, layer, x, written)
+            self.layers[layer].add(active[-1], written, made)
+            predict(self.alone[layer], run.one_layer(layer, made), run.ablated(layer))
+        predict(self.together, run.all_layers(), run.ablated())
+
+    def evaluation(
+        self, answers: dict[str, AnswerMetrics], graphs: GraphScores | None
+    ) -> Evaluation:
+        """The numbers so far."""
+        return Evaluation(
+            model=self.host.name,
+            dictionary=self.dictionary.kind,
+            n_features=self.dictionary.n_features,
+            contexts=self.contexts,
+            tokens=self.own.tokens,
+            loss=self.own.mean_loss,
+            layers=tuple(
+                sums.evaluation(replaced(self.own, *pair))
+                for sums, pair in zip(self.layers, self.alone, strict=True)
+            ),
+            replaced=replaced(self.own, *self.together),
+            answers=answers,
+            graphs=graphs,
+        )
+
+
+def _check_finite(host: Host, logits: Logits) -> None:
+    if not logits.isfinite().all():
+        raise FormatError(
+            f"{host.name} gives NaN or infinite logits on this dataset; its weights are broken, or "
+            "overflow in their dtype"
+        )
+
+
+def _answers(
+    host: Host,
+    dictionary: Dictionary,
+    group: list[tuple[str, str | None]],
+    progress: Progress,
+) -> AnswerMetrics:
+    """The most likely next tokens of model and replacement model, against each other and against
+    the answers given."""
+    expected = [None if answer is None else _answer_ids(host, answer) for _, answer in group]
+    same, right = 0, {"model": 0, "replacement": 0}
+    for done, ((text, _), answer) in enumerate(zip(group, expected, strict=True)):
+        progress(done, len(group), "prompts")
+        ids = token_ids(host, text)
+        run = ReplacementModel(host, dictionary, ids, resolve_prefix(host, ids, None))
+        own = int(run.original().logits[-1].argmax())
+        replacement = int(run.all_layers()[-1].argmax())
+        same += own == replacement
+        right["model"] += answer is not None and own in answer
+        right["replacement"] += answer is not None and replacement in answer
+    answered = sum(answer is not None for answer in expected)
+    return AnswerMetrics(
+        prompts=len(group),
+        agreement=same / len(group),
+        answered=answered,
+        model_accuracy=right["model"] / answered if answered else None,
+        replacement_accuracy=right["replacement"] / answered if answered else None,
+    )
+
+
+def _answer_ids(host: Host, answer: str) -> set[int]:
+    """The token that is the answer, as it stands or after a space. Raises InputError if neither is
+    one token of the vocabulary."""
+    found: set[int] = set()
+    for text in {answer, f" {answer.lstrip()}"}:
+        ids = host.tokenize(text, with_bos=False)
+        if len(ids) == 1 and host.token_strings(ids)[0].strip() == answer.strip():
+            found |= set(ids)
+    if not found:
+        parts = ", ".join(
+            repr(t) for t in host.token_strings(host.tokenize(answer, with_bos=False))
+        )
+        raise InputError(
+            f"the answer {answer!r} is not one token of {host.name} (it is read as {parts}); it is "
+            "compared with the most likely next token, so give the answer's first token"
+        )
+    return found
+
+
+def _graph_scores(
+    model: Any,
+    dictionary: Dictionary,
+    groups: Mapping[str, Sequence[tuple[str, str | None]]],
+    graphs: int,
+    seed: int,
+    progress: Progress,
+) -> GraphScores | None:
+    if not graphs:
+        return None
+    first = next(iter(groups.values()))
+    chosen = sorted(random.Random(seed).sample(range(len(first)), graphs))
+    columns: dict[str, list[float]] = {"replacement": [], "completeness": [], "residual": []}
+    for done, i in enumerate(chosen):
+        progress(done, graphs, "graphs")
+        graph = attribute(model, first[i][0], dictionary)
+        for name, score in graph.scores()._asdict().items():
+            columns[name].append(score)
+        columns["residual"].append(graph.residual())
+    return GraphScores(graphs, **{name: _spread(column) for name, column in columns.items()})
+
+
+def _spread(numbers: list[float]) -> Distribution:
+    """Quartiles are interpolated linearly, as NumPy's are."""
+    exact = torch.tensor(numbers, dtype=torch.float64)
+    at = torch.tensor([0, 0.25, 0.5, 0.75, 1], dtype=torch.float64)
+    return Distribution(float(exact.mean()), *exact.quantile(at).tolist())

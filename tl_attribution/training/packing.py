@@ -1,0 +1,139 @@
+"""From documents to rows of token ids: tokenised, packed or one a row, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from tl_attribution.errors import InputError
+from tl_attribution.hosts.protocols import Host
+
+PIECE = 1 << 18
+"""Characters of a document that are tokenised at once; longer ones are cut before a space."""
+
+
+class Packer:
+    """Joins documents into rows of exactly ``context`` ids, as SAELens packs them.
+
+    Each row begins with ``start`` (BOS, or nothing); ``separator`` stands before a document that
+    does not begin a row. A document that brings either with it gets no second one.
+    """
+
+    def __init__(self, context: int, start: list[int], separator: list[int]) -> None:
+        self._context, self._start, self._separator = context, start, separator
+        self._row: list[int] = []
+
+    def add(self, ids: Sequence[int]) -> Iterator[list[int]]:
+        """The rows that a document fills; what is left of it waits for the next document."""
+        if len(ids) and self._row and list(ids[:1]) != self._separator:
+            self._row += self._separator
+        at = 0
+        while at < len(ids):
+            if not self._row and list(ids[at : at + 1]) != self._start:
+                self._row = list(self._start)
+            end = at + self._context - len(self._row)
+            self._row += ids[at:end]
+            at = end
+            if len(self._row) == self._context:
+                yield self._row
+                self._row = []
+
+
+class ContextCutter:
+    """Turns documents, as text or as token ids, into rows of at most ``context`` ids."""
+
+    def __init__(self, host: Host, *, context: int, concat: bool) -> None:
+        self._host, self._context, self._concat = host, context, concat
+        self._bos = host.bos_token_id
+        self._start: list[int] | None = None
+        self._packer: Packer | None = None
+
+    def of_texts(self, texts: Sequence[str | None]) -> Iterator[list[int]]:
+        """Packed rows, or with ``concat=False`` each text's beginning. Empty texts are left out."""
+        start = self._wanted_start()
+        for ids in self._tokenized([text for text in texts if text]):
+            if self._packer is not None:
+                yield from map(self._checked, self._packer.add(ids))
+            elif ids:
+                yield self._checked((start + ids)[: self._context])
+
+    def of_ids(self, documents: Iterable[Any]) -> Iterator[list[int]]:
+        """Token ids as they are. A longer document gives one row (``concat=False``: its beginning)
+        or several, each with BOS in front if the document has it."""
+        for document in documents:
+            for ids in id_rows(document):
+                if len(ids) <= self._context or not self._concat:
+                    cut = [ids[: self._context]] if ids else []
+                else:
+                    cut = self._pieces(ids)
+                yield from map(self._checked, cut)
+
+    def _wanted_start(self) -> list[int]:
+        if self._start is None:
+            self._start = self._host.tokenize_all([""], with_bos=True)[0]
+            if self._concat:
+                separator = [] if self._bos is None else [self._bos]
+                self._packer = Packer(self._context, self._start, separator)
+        return self._start
+
+    def _tokenized(self, texts: list[str]) -> Iterator[list[int]]:
+        pieces = [list(_text_pieces(text)) for text in texts]
+        flat = [piece for of_text in pieces for piece in of_text]
+        found = iter(self._host.tokenize_all(flat, with_bos=False) if flat else [])
+        for of_text in pieces:
+            yield [i for _ in of_text for i in next(found)]
+
+    def _pieces(self, ids: list[int]) -> Iterator[list[int]]:
+        start = ids[:1] if ids[0] == self._bos else []
+        step = self._context - len(start)
+        for at in range(len(start), len(ids), step):
+            yield start + ids[at : at + step]
+
+    def _checked(self, row: list[int]) -> list[int]:
+        low, high = min(row), max(row)
+        if low < 0 or high >= self._host.d_vocab:
+            raise InputError(
+                f"token id {low if low < 0 else high} is outside {self._host.name}'s vocabulary of "
+                f"{self._host.d_vocab}: the dataset was tokenised for another vocabulary. Give it "
+                "as text, or tokenised with this model's own tokenizer"
+            )
+        return row
+
+
+def id_rows(value: Any) -> Iterator[list[int]]:
+    """The rows of ids in a list, an array or a tensor, of one row or of several.
+
+    Raises InputError unless it holds integers only.
+    """
+    values = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(values, (list, tuple)):
+        plain = [v.tolist() if hasattr(v, "tolist") else v for v in values]
+        if all(type(i) is int for i in plain):
+            yield plain
+            return
+        if all(isinstance(row, (list, tuple)) for row in plain):
+            for row in plain:
+                yield from id_rows(row)
+            return
+    raise InputError(
+        f"token ids must be integers, in rows or batches of rows; got {type(value).__name__} "
+        f"{str(value)[:60]!r}"
+    )
+
+
+def is_ids(value: Any) -> bool:
+    """Whether a value is made of token ids."""
+    try:
+        return sum(1 for _ in id_rows(value)) > 0
+    except InputError:
+        return False
+
+
+def _text_pieces(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > PIECE:
+        cut = text.rfind(" ", start + 1, start + PIECE)
+        cut = cut if cut > 0 else start + PIECE
+        yield text[start:cut]
+        start = cut
+    yield text[start:]
