@@ -18,7 +18,6 @@ from .errors import TooLargeError as TooLargeError
 from .errors import TrainingError as TrainingError
 from .errors import UnsupportedModelError as UnsupportedModelError
 from .evaluation.evaluate import evaluate as evaluate
-from .evaluation.evaluate import replacement_logits as replacement_logits
 from .graph.compare import Comparison as Comparison
 from .graph.compare import compare as compare
 from .graph.graph import Certificate as Certificate
@@ -36,7 +35,11 @@ from .interventions.intervene import intervene as intervene
 from .interventions.intervene import intervene_each as intervene_each
 from .interventions.intervention import Intervention as Intervention
 from .interventions.intervention import supernode as supernode
-from .replacement.active_features import features as features
+from .replacement.active_features import ActiveFeatures as ActiveFeatures
+from .replacement.features import features as features
+from .replacement.prompt_run import PromptRun as PromptRun
+from .replacement.prompt_run import prepare as prepare
+from .replacement.replacement_model import replacement_logits as replacement_logits
 from .training.callbacks import Callback as Callback
 from .training.config import TrainingConfig as TrainingConfig
 from .training.train import train as train

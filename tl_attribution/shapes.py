@@ -43,3 +43,6 @@ Changes = Float[Tensor, "row position d_model"]
 
 StreamRows = Float[Tensor, "row position d_model"]
 """What is read or written at one layer in several runs of one length."""
+
+Logits = Float[Tensor, "position vocab"]
+"""Next-token logits at every position of one prompt."""

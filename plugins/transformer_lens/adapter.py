@@ -64,7 +64,7 @@ class TransformerLensHost(abc.ABC):
         cap = getattr(cfg, "output_logits_soft_cap", None)
         self.soft_cap = float(cap) if cap is not None and cap > 0 else None
         weight = next(iter(model.parameters()))
-        self.dtype = weight.dtype
+        self.dtype, self.device = weight.dtype, weight.device
         self.compute_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @abc.abstractmethod

@@ -7,12 +7,11 @@ reference in tests, and what ``engine="autograd"`` uses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_attribution.attribution.engine import RowProgress
 from tl_attribution.hosts.snapshot import at_site
 from tl_attribution.replacement.local_model import EdgeRows, LocalReplacementModel, Readouts
 from tl_attribution.shapes import Stream
@@ -29,12 +28,12 @@ class AutogradEngine:
         readouts: Readouts,
         *,
         out: Tensor | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: RowProgress | None = None,
     ) -> EdgeRows:
-        """Edges into every readout, one backward pass a row."""
-        edges = readouts.vectors.new_zeros(len(readouts), self.local.n_sources)
-        edges = edges if out is None else out
-        strengths = torch.ones(self.local.n_sources).to(edges).requires_grad_()
+        """Edges into every readout, one backward pass per row."""
+        n = self.local.n_sources
+        edges = readouts.vectors.new_zeros(len(readouts), n) if out is None else out
+        strengths = readouts.vectors.new_ones(n).requires_grad_()
         with torch.enable_grad():
             targets = self.preactivations(strengths, readouts).unbind()
         for row, target in enumerate(targets):
@@ -55,12 +54,12 @@ class AutogradEngine:
 
     def _forward(self, strengths: Tensor, readouts: Readouts) -> list[Stream]:
         """What is read at the readouts' site of every layer, and of the final stream."""
-        local, snapshot = self.local, self.local.snapshot
-        counts = [len(local.features), local.n_errors] + [local.n_positions] * (
+        local, snapshot = self.local, self.local.run.snapshot
+        counts = [len(local.features), local.n_errors] + [local.run.n_positions] * (
             1 if snapshot.position_embedding is None else 2
         )
         of_features, of_errors, *of_inputs = strengths.split(counts)
-        of_errors = of_errors.view(local.n_layers, -1, 1)
+        of_errors = of_errors.view(local.run.n_layers, -1, 1)
         resid = of_inputs[0][:, None] * snapshot.token_embedding
         if snapshot.position_embedding is not None:
             resid = resid + of_inputs[1][:, None] * snapshot.position_embedding
@@ -70,11 +69,11 @@ class AutogradEngine:
             branch = resid if block.parallel else middle
             own = branch if readouts.site.place == "mlp" else resid
             seen.append(at_site(own, snapshot.norm(layer), readouts.site))
-            read = branch if local.read_site.place == "mlp" else resid
+            read = branch if local.run.sites.read_site.place == "mlp" else resid
             written = local.base[layer] + self._features(layer, of_features)
-            written = written + _at_end(of_errors[layer], local.errors[layer], local.prefix)
+            written = written + _at_end(of_errors[layer], local.errors[layer], local.run.prefix)
             written = written + self._skip(layer, read)
-            resid = middle + block.add(written, local.write_site)
+            resid = middle + block.add(written, local.run.sites.write_site)
         seen.append(at_site(resid, snapshot.final_norm, readouts.site))
         return seen
 
@@ -83,7 +82,7 @@ class AutogradEngine:
         out = torch.zeros_like(local.errors[target])
         for layer in range(target + 1):
             rows = (local.features.layer == layer).nonzero().flatten()
-            if len(rows) and target in local.dictionary.written_layers(layer):
+            if len(rows) and target in local.run.dictionary.written_layers(layer):
                 written = strengths[rows, None] * local.writes(layer, target, rows)
                 out = out.index_add(0, local.features.position[rows], written)
         return out
@@ -94,9 +93,9 @@ class AutogradEngine:
         skip = local.skip(layer)
         if skip is None:
             return torch.zeros_like(stream)
-        norm = local.snapshot.norm(layer)
-        zero = at_site(torch.zeros_like(stream), norm, local.read_site)
-        return (at_site(stream, norm, local.read_site) - zero) @ skip.T
+        norm = local.run.snapshot.norm(layer)
+        zero = at_site(torch.zeros_like(stream), norm, local.run.sites.read_site)
+        return (at_site(stream, norm, local.run.sites.read_site) - zero) @ skip.T
 
 
 def _at_end(strengths: Tensor, errors: Stream, prefix: int) -> Stream:

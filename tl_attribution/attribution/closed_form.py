@@ -1,5 +1,5 @@
 """The closed-form adjoint: edges as (what the source writes) · (the target's reading, transported
-down to where the source writes). Matrix products only; ``oracle`` is the same by autograd.
+down to where the source writes). Matrix products only; ``autograd`` gives the same edges slowly.
 
 A sweep carries the cotangents of a block of targets from the top of the model to the embeddings. A
 target at position p sees nothing after p, so targets are swept in order of position and cut there.
@@ -7,13 +7,14 @@ target at position p sees nothing after p, so targets are swept in order of posi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_attribution.attribution.engine import RowProgress
 from tl_attribution.replacement.local_model import EdgeRows, LocalReplacementModel, Readouts
 from tl_attribution.shapes import Cotangents
 
@@ -21,9 +22,6 @@ BLOCK_BYTES = 64 * 2**20
 """Size that a block's cotangents may have; larger blocks gain no speed."""
 SMALL_BLOCK = 256
 """A block of fewer targets than this takes on targets of later positions too."""
-
-Progress = Callable[[int, int], None]
-"""(targets done, targets in all)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,18 +52,18 @@ class ClosedFormEngine:
 
     def __init__(self, local: LocalReplacementModel) -> None:
         self.local = local
-        position, every = local.features.position, range(local.n_layers)
+        position, every = local.features.position, range(local.run.n_layers)
         self._inner = torch.arange(len(position), device=position.device)
         self._outer: Tensor | None = None  # columns come by layer, then position
-        if any(len(local.dictionary.written_layers(layer)) > 1 for layer in every):
+        if any(len(local.run.dictionary.written_layers(layer)) > 1 for layer in every):
             self._inner = torch.argsort(position, stable=True)  # by position, then layer
             self._outer = torch.argsort(self._inner)
-        self._writes = [self._writes_into(layer) for layer in range(local.n_layers)]
+        self._writes = [self._writes_into(layer) for layer in range(local.run.n_layers)]
 
     def _writes_into(self, target: int) -> _Writes:
         local, inner = self.local, self._inner
         layer = local.features.layer[inner]
-        sources = [s for s in range(target + 1) if target in local.dictionary.written_layers(s)]
+        sources = [s for s in range(target + 1) if target in local.run.dictionary.written_layers(s)]
         lowest, highest = (min(sources), max(sources)) if sources else (0, -1)
         columns = ((layer >= lowest) & (layer <= highest)).nonzero().flatten()
         vectors = local.errors.new_empty(len(columns), local.errors.shape[-1])
@@ -74,16 +72,16 @@ class ClosedFormEngine:
             if len(mine):
                 vectors[mine] = local.writes(source, target, inner[columns[mine]])
         position = local.features.position[inner][columns]
-        edges = torch.arange(local.n_positions + 1, device=position.device)
+        edges = torch.arange(local.run.n_positions + 1, device=position.device)
         rows = torch.searchsorted(position, edges).tolist()
         starts = [int(columns[r]) if r < len(columns) else 0 for r in rows]
         return _Writes(vectors, rows, starts)
 
     def rows(
-        self, readouts: Readouts, *, out: Tensor | None = None, progress: Progress | None = None
+        self, readouts: Readouts, *, out: Tensor | None = None, progress: RowProgress | None = None
     ) -> EdgeRows:
         """Edges into every readout. ``out`` [row, source] is filled instead of new memory if given;
-        it must be zero."""
+        it must be zero, and may be on another device than the model."""
         local = self.local
         pulled = _pull(local, readouts)
         edges = pulled.vectors.new_zeros(len(readouts), local.n_sources) if out is None else out
@@ -93,7 +91,7 @@ class ClosedFormEngine:
             chosen = chosen[torch.argsort(pulled.step[chosen], descending=True, stable=True)]
             part = _Pulled(*(c[chosen] for c in vars(pulled).values()))
             block = _Sweep(self, part).run()
-            edges[chosen] = block.edges
+            edges[chosen.to(edges.device)] = block.edges.to(edges.device)
             constant[chosen] = block.constant
             done += len(chosen)
             if progress is not None:
@@ -103,7 +101,7 @@ class ClosedFormEngine:
 
 def _pull(local: LocalReplacementModel, readouts: Readouts) -> _Pulled:
     """Bring the readouts' vectors through the norm they read through."""
-    snapshot, site = local.snapshot, readouts.site
+    snapshot, site = local.run.snapshot, readouts.site
     vectors, constant = torch.empty_like(readouts.vectors), readouts.bias.clone()
     step = 2 * readouts.layer
     for layer in readouts.layer.unique().tolist():
@@ -116,7 +114,11 @@ def _pull(local: LocalReplacementModel, readouts: Readouts) -> _Pulled:
         if site.norm != "none":
             g = norm.pull_normalized(g, norm.scale[readouts.position[mine]])
         vectors[mine] = g
-        if layer < local.n_layers and site.place == "mlp" and not snapshot.blocks[layer].parallel:
+        if (
+            layer < local.run.n_layers
+            and site.place == "mlp"
+            and not snapshot.blocks[layer].parallel
+        ):
             step[mine] += 1
     return _Pulled(step, readouts.position, vectors, constant)
 
@@ -153,22 +155,22 @@ class _Sweep:
         self.edges = self.g.new_zeros(rows, local.n_sources)
         self.to_features = self.edges[:, : len(local.features)]
         to_errors = self.edges[:, len(local.features) :][:, : local.n_errors]
-        self.to_errors = to_errors.unflatten(1, (local.n_layers, -1))
+        self.to_errors = to_errors.unflatten(1, (local.run.n_layers, -1))
 
     def run(self) -> EdgeRows:
         """Edges of this block, columns in the order of :class:`EdgeRows`."""
-        for layer in reversed(range(self.local.n_layers)):
+        for layer in reversed(range(self.local.run.n_layers)):
             self._enter(2 * layer + 2)
             self._block(layer)
         self._enter(0)
         if self.transport._outer is not None:
             self.to_features.copy_(self.to_features[:, self.transport._outer])
-        first, snapshot = len(self.local.features) + self.local.n_errors, self.local.snapshot
+        first, snapshot = len(self.local.features) + self.local.n_errors, self.local.run.snapshot
         for embedding in (snapshot.token_embedding, snapshot.position_embedding):
             if embedding is not None:
                 made = torch.einsum("rpd,pd->rp", self.g, embedding[: self.width])
                 self.edges[:, first : first + self.width] = made
-                first += self.local.n_positions
+                first += self.local.run.n_positions
         return EdgeRows(self.edges, self.constant)
 
     def _enter(self, step: int) -> None:
@@ -180,10 +182,10 @@ class _Sweep:
 
     def _block(self, layer: int) -> None:
         local = self.local
-        block = local.snapshot.blocks[layer]
+        block = local.run.snapshot.blocks[layer]
         g = self.g[: self.n]
         skipped = self._contract_mlp(layer, g) if self.n else None
-        late = local.read_site.place == "resid_pre" or block.parallel
+        late = local.run.sites.read_site.place == "resid_pre" or block.parallel
         if skipped is not None and not late:
             g += skipped
         if not block.parallel:
@@ -199,8 +201,8 @@ class _Sweep:
     def _contract_mlp(self, layer: int, g: Cotangents) -> Cotangents | None:
         """Meet everything written at one MLP's output; returns what goes on through a skip."""
         local, n, width = self.local, self.n, self.width
-        block = local.snapshot.blocks[layer]
-        if local.write_site.before_norm and block.mlp_post_norm is not None:
+        block = local.run.snapshot.blocks[layer]
+        if local.run.sites.write_site.before_norm and block.mlp_post_norm is not None:
             if block.mlp_post_norm.bias is not None:
                 self.constant[:n] += (g @ block.mlp_post_norm.bias).sum(1)
             g = block.mlp_post_norm.pull(g)
@@ -212,7 +214,9 @@ class _Sweep:
                 target.addmm_(g[:, q], writes.vectors[first:last].T)
         others = torch.stack([local.errors[layer, :width], local.base[layer, :width]], -1)
         met = torch.einsum("rpd,pdk->krp", g, others)
-        self.to_errors[:n, layer, : max(width - local.prefix, 0)] = met[0, :, local.prefix :]
+        self.to_errors[:n, layer, : max(width - local.run.prefix, 0)] = met[
+            0, :, local.run.prefix :
+        ]
         self.constant[:n] += met[1].sum(1)
         return self._through_skip(layer, g)
 
@@ -221,9 +225,9 @@ class _Sweep:
         skip = local.skip(layer)
         if skip is None:
             return None
-        back, norm = g @ skip, local.snapshot.norm(layer)
-        if local.read_site.norm == "affine":
+        back, norm = g @ skip, local.run.snapshot.norm(layer)
+        if local.run.sites.read_site.norm == "affine":
             return norm.pull(back)
-        if local.read_site.norm == "normalized":
+        if local.run.sites.read_site.norm == "normalized":
             return norm.pull_normalized(back, norm.scale[: self.width])
         return back

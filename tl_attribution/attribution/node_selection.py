@@ -6,18 +6,18 @@ their rows. Influence that arrives at a feature without a row stays there: that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
-import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_attribution.attribution.engine import Engine, RowProgress, all_rows, feature_readouts
+from tl_attribution.attribution.problem import AttributionProblem
+from tl_attribution.devices import free_memory
 from tl_attribution.errors import InputError, TooLargeError
 from tl_attribution.graph.graph import Certificate
-from tl_attribution.replacement.local_model import EdgeRows, LocalReplacementModel, Readouts
+from tl_attribution.replacement.local_model import EdgeRows
 
 FLOW_ROWS = 8
 """How many rows at a time have their absolute values taken: few, so that they stay in the cache."""
@@ -25,74 +25,58 @@ ROUNDS = 8
 """In how many rounds the ``max_features`` most influential features are found."""
 
 
-@runtime_checkable
-class Engine(Protocol):
-    """Transport or oracle."""
-
-    local: LocalReplacementModel
-
-    def rows(
-        self,
-        readouts: Readouts,
-        *,
-        out: Tensor | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> EdgeRows:
-        """Edges into every readout."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class ExpandedFeatures:
-    """Features with rows: ``chosen`` are rows of ``local.features``, ascending. Columns of ``rows``
-    and of ``top`` (the other targets) are the chosen features and all sources that are no features;
-    what comes from features that were not chosen is in the constants."""
+    """Features with rows, on the model's device: ``expanded`` are rows of ``local.features``,
+    ascending. Columns of both kinds of rows are the expanded features and all sources that are not
+    features; what comes from the other features is in the constants."""
 
-    chosen: Int[Tensor, " expanded"]
-    rows: EdgeRows
-    top: EdgeRows
+    expanded: Int[Tensor, " expanded"]
+    feature_rows: EdgeRows
+    logit_rows: EdgeRows
     certificate: Certificate
 
 
 class NodeSelection:
     """Grows the set of expanded features of one prompt. Their rows stay in the blocks in which they
-    were made: over all sources they are the largest thing in memory, and are never copied."""
+    were computed: over all sources they are the largest thing in memory, and are never copied."""
 
     def __init__(
         self,
+        problem: AttributionProblem,
         engine: Engine,
-        top: EdgeRows,
-        top_weights: Float[Tensor, " target"],
-        feature_weights: Float[Tensor, " active"],
-        progress: Callable[[int, int], None] | None,
+        logit_rows: EdgeRows,
+        progress: RowProgress | None,
     ) -> None:
-        self.engine, self.local, self.progress = engine, engine.local, progress
-        self.top, self.top_weights, self.feature_weights = top, top_weights, feature_weights
+        self.engine, self.local, self.progress = engine, problem.local, progress
+        self.logit_rows, self.logit_weights = logit_rows, problem.logit_weights
+        self.feature_weights = problem.feature_weights
         self.blocks: list[EdgeRows] = []
-        self.chosen = torch.zeros(0, dtype=torch.long)
-        self.sizes = top.constant.new_zeros(0)
+        self.expanded = all_rows(self.local)[:0]
+        self.sizes = logit_rows.constant.new_zeros(0)
 
     def expand(self, rows: Int[Tensor, " new"]) -> None:
         """Compute the rows of these features. Raises TooLargeError if they don't fit in memory."""
         if not len(rows):
             return
-        check_memory(len(rows) * self.local.n_sources, len(self.chosen) + len(rows))
-        made = self.engine.rows(feature_readouts(self.local, rows))
-        self.blocks.append(made)
-        self.chosen = torch.cat([self.chosen, rows])
-        self.sizes = torch.cat([self.sizes, _sizes(made.edges)])
+        n = len(self.expanded) + len(rows)
+        check_memory(len(rows) * self.local.n_sources, n, self.local.run.device)
+        block = self.engine.rows(feature_readouts(self.local, rows))
+        self.blocks.append(block)
+        self.expanded = torch.cat([self.expanded, rows])
+        self.sizes = torch.cat([self.sizes, _sizes(block.edges)])
         if self.progress is not None:
-            self.progress(len(self.chosen), len(self.local.features))
+            self.progress(n, len(self.local.features))
 
     def influence(self) -> Float[Tensor, " source"]:
         """Influence of every source, given the rows so far. What arrives at the expanded features
         is settled first, among themselves; then they pass it on to all sources, once."""
-        total = _flow(self.top_weights / _sizes(self.top.edges), self.top.edges)
+        total = _flow(self.logit_weights / _sizes(self.logit_rows.edges), self.logit_rows.edges)
         total[: len(self.feature_weights)] += self.feature_weights
         if not self.blocks:
             return total
-        among = torch.cat([block.edges[:, self.chosen] for block in self.blocks]).abs()
-        arriving = passed = total[self.chosen]
+        among = torch.cat([block.edges[:, self.expanded] for block in self.blocks]).abs()
+        arriving = passed = total[self.expanded]
         while passed.any():
             passed = (passed / self.sizes) @ among
             arriving = arriving + passed
@@ -103,25 +87,25 @@ class NodeSelection:
 
     def by_coverage(self, coverage: float) -> None:
         """Top down: at each layer the fewest features that hold ``coverage`` of its influence."""
-        for layer in reversed(range(self.local.n_layers)):
+        for layer in reversed(range(self.local.run.n_layers)):
             rows = (self.local.features.layer == layer).nonzero().flatten()
             ordered, order = self.influence()[rows].sort(descending=True)
             before = ordered.cumsum(0) - ordered
-            wanted = (before < coverage * ordered.sum()) & (ordered > 0)
-            self.expand(torch.cat([rows[order[wanted]], self._forced(rows[order[~wanted]])]))
+            enough = (before < coverage * ordered.sum()) & (ordered > 0)
+            self.expand(torch.cat([rows[order[enough]], self._forced(rows[order[~enough]])]))
 
     def by_number(self, max_features: int, coverage: float | None) -> None:
         """The ``max_features`` most influential, in rounds, since rows change the ranking."""
-        everything = torch.arange(len(self.local.features))
+        everything = all_rows(self.local)
         self.expand(self._forced(everything))
         batch = max(1, -(-max_features // ROUNDS))
-        while len(self.chosen) < max_features:
+        while len(self.expanded) < max_features:
             influence = self.influence()[: len(everything)]
-            influence[self.chosen] = 0
-            enough = 0.0 if coverage is None else (1 - coverage) * float(self._weight())
-            if float(influence.sum()) <= enough:
+            influence[self.expanded] = 0
+            remainder = 0.0 if coverage is None else (1 - coverage) * float(self._weight())
+            if float(influence.sum()) <= remainder:
                 return
-            size = min(batch, max_features - len(self.chosen))
+            size = min(batch, max_features - len(self.expanded))
             values, rows = influence.topk(min(size, len(influence)))
             self.expand(rows[values > 0])
 
@@ -129,28 +113,29 @@ class NodeSelection:
         return rows[self.feature_weights[rows] > 0]
 
     def _weight(self) -> Tensor:
-        return self.top_weights.sum() + self.feature_weights.sum()
+        return self.logit_weights.sum() + self.feature_weights.sum()
 
     def finish(self) -> ExpandedFeatures:
         """What was expanded, in the order of ``local.features``, with its certificate. Call it
         last: it lets go of the rows."""
-        certificate, order = self._certificate(), torch.argsort(self.chosen)
+        certificate, order = self._certificate(), torch.argsort(self.expanded)
         n, sources = len(self.local.features), self.local.n_sources
-        kept = torch.cat([self.chosen[order], torch.arange(n, sources)])
+        inputs = torch.arange(n, sources, device=order.device)
+        kept = torch.cat([self.expanded[order], inputs])
         left_out = self.sizes.new_ones(sources)
         left_out[kept] = 0
-        top, parts = _keep(self.top, kept, left_out), []
+        top, parts = _keep(self.logit_rows, kept, left_out), []
         while self.blocks:
             parts.insert(0, _keep(self.blocks.pop(), kept, left_out))
         edges = torch.cat([top.edges[:0], *(part.edges for part in parts)])[order]
         constant = torch.cat([top.constant[:0], *(part.constant for part in parts)])[order]
-        return ExpandedFeatures(self.chosen[order], EdgeRows(edges, constant), top, certificate)
+        return ExpandedFeatures(self.expanded[order], EdgeRows(edges, constant), top, certificate)
 
     def _certificate(self) -> Certificate:
         local, n = self.local, len(self.local.features)
         influence = self.influence() / self._weight()
-        unexpanded = torch.ones(n, dtype=torch.bool)
-        unexpanded[self.chosen] = False
+        unexpanded = torch.ones_like(influence[:n], dtype=torch.bool)
+        unexpanded[self.expanded] = False
         left = float(influence[:n][unexpanded].sum())
         lost = float(influence[n : n + local.n_errors].sum())
         reached = float(influence[n + local.n_errors :].sum())
@@ -158,12 +143,12 @@ class NodeSelection:
         ends = max(reached + lost + left, 1e-30)
         return Certificate(
             active=n,
-            expanded=len(self.chosen),
+            expanded=len(self.expanded),
             unexpanded_influence=left,
             replacement=(reached / ends, (reached + left) / ends),
             completeness=(
                 1 - (lost + left) / (total + left),
-                1 - lost / (total + left * (local.n_layers + 1)),
+                1 - lost / (total + left * (local.run.n_layers + 1)),
             ),
         )
 
@@ -188,19 +173,7 @@ def _keep(
     return EdgeRows(rows.edges[:, kept], rows.constant + rows.edges @ left_out)
 
 
-def feature_readouts(local: LocalReplacementModel, rows: Int[Tensor, " row"]) -> Readouts:
-    """Readouts of features of any layers, in the order given."""
-    layers = local.features.layer[rows]
-    first = local.errors.new_empty(len(rows), local.errors.shape[-1])
-    bias = local.errors.new_empty(len(rows))
-    for layer in layers.unique().tolist():
-        mine = (layers == layer).nonzero().flatten()
-        made = local.reads(layer, rows[mine])
-        first[mine], bias[mine] = made.vectors, made.bias
-    return Readouts(local.read_site, layers, local.features.position[rows], first, bias)
-
-
-def check(coverage: float | None, max_features: int | None) -> None:
+def check_selection(coverage: float | None, max_features: int | None) -> None:
     """Raise InputError for a coverage outside 0..1 or a negative number of features."""
     if coverage is not None and not 0 <= coverage <= 1:
         raise InputError(f"coverage must be between 0 and 1, got {coverage}")
@@ -208,11 +181,15 @@ def check(coverage: float | None, max_features: int | None) -> None:
         raise InputError(f"max_features must not be negative, got {max_features}")
 
 
-def check_memory(entries: int, features: int) -> None:
-    """Raise TooLargeError unless that many numbers, and half as many again, fit in memory."""
-    needed, free = entries * 4 * 1.5, psutil.virtual_memory().available
+def check_memory(entries: int, features: int, device: torch.device | None = None) -> None:
+    """Raise TooLargeError unless ``entries`` numbers, and half as many again, fit in the memory of
+    a device (None: the CPU's, where graphs are)."""
+    device = torch.device("cpu") if device is None else device
+    needed, free = entries * 4 * 1.5, free_memory(device)
     if needed > free:
+        place = "" if device.type == "cpu" else f" on {device}"
         raise TooLargeError(
             f"a graph of {features} features needs about {needed / 2**30:.1f} GiB and "
-            f"{free / 2**30:.1f} GiB are free; ask for less with max_features=2000 or coverage=0.9"
+            f"{free / 2**30:.1f} GiB are free{place}; ask for less with max_features=2000 or "
+            "coverage=0.9"
         )

@@ -1,20 +1,20 @@
-"""What a graph explains: tokens, differences of tokens, directions, features."""
+"""Targets of attribution: tokens, differences of tokens, directions, features."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Union
+from dataclasses import dataclass, replace
+from typing import Union, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_attribution.errors import InputError
-from tl_attribution.hosts.protocols import Host
 from tl_attribution.hosts.sites import LOGITS, RESIDUAL, ReadSite
 from tl_attribution.hosts.snapshot import Snapshot
 from tl_attribution.replacement.local_model import Readouts
+from tl_attribution.replacement.prompt_run import PromptRun
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ Target = Union[str, int, TokenTarget, DifferenceTarget, DirectionTarget, Feature
 
 @dataclass(frozen=True, eq=False)
 class ResolvedTarget:
-    """A target that is not a feature, as a readout. ``index``: token id, or one past the vocabulary
-    for what is no token."""
+    """A target that is not a feature, as a readout. ``index``: token id, or a number past the
+    vocabulary for what is not a token."""
 
     label: str
     index: int
@@ -77,13 +77,14 @@ class ResolvedTarget:
 
 
 class _Resolver:
-    def __init__(self, host: Host, snapshot: Snapshot) -> None:
-        self.host, self.snapshot = host, snapshot
-        self.mean = snapshot.W_U.mean(1)
-        self.probabilities = snapshot.logits.softmax(-1)
+    def __init__(self, run: PromptRun) -> None:
+        self.host, self.snapshot = run.host, run.snapshot
+        self.mean = self.snapshot.W_U.mean(1)
+        self.probabilities = self.snapshot.logits.softmax(-1)
+        self.n_positions, self.n_layers = run.n_positions, run.n_layers
 
     def position(self, position: int) -> int:
-        n = len(self.snapshot.token_ids)
+        n = self.n_positions
         if not -n <= position < n:
             raise InputError(f"target position {position} is outside the prompt's {n} tokens")
         return position % n
@@ -114,29 +115,28 @@ class _Resolver:
     def logit(self, target: TokenTarget) -> ResolvedTarget:
         token, position = self.token(target.token), self.position(target.position)
         vector, bias = self.unembedding(token)
-        centre = 0.0 if self.snapshot.b_U is None else float(self.snapshot.b_U.mean())
+        mean_bias = 0.0 if self.snapshot.b_U is None else float(self.snapshot.b_U.mean())
         weight = target.weight
         if weight is None:
             weight = float(self.probabilities[position, token])
-        n_layers = len(self.snapshot.blocks)
-        vector, bias = vector - self.mean, bias - centre
+        vector, bias = vector - self.mean, bias - mean_bias
         return ResolvedTarget(
-            self.text(token), token, position, weight, LOGITS, n_layers, vector, bias
+            self.text(token), token, position, weight, LOGITS, self.n_layers, vector, bias
         )
 
     def difference(self, target: DifferenceTarget, order: int) -> ResolvedTarget:
-        one, other = self.token(target.token), self.token(target.minus)
-        (u, a), (v, b) = self.unembedding(one), self.unembedding(other)
-        label = f"{self.text(one)} − {self.text(other)}"
-        position, n_layers = self.position(target.position), len(self.snapshot.blocks)
-        index = self.host.d_vocab + order
-        return ResolvedTarget(label, index, position, target.weight, LOGITS, n_layers, u - v, a - b)
+        token, minus = self.token(target.token), self.token(target.minus)
+        (u, a), (v, b) = self.unembedding(token), self.unembedding(minus)
+        label = f"{self.text(token)} − {self.text(minus)}"
+        position, index = self.position(target.position), self.host.d_vocab + order
+        return ResolvedTarget(
+            label, index, position, target.weight, LOGITS, self.n_layers, u - v, a - b
+        )
 
     def direction(self, target: DirectionTarget, order: int) -> ResolvedTarget:
-        n_layers = len(self.snapshot.blocks)
-        layer = n_layers if target.layer is None else target.layer
-        if not 0 <= layer <= n_layers:
-            raise InputError(f"target layer {layer} is outside the model's {n_layers} layers")
+        layer = self.n_layers if target.layer is None else target.layer
+        if not 0 <= layer <= self.n_layers:
+            raise InputError(f"target layer {layer} is outside the model's {self.n_layers} layers")
         vector = target.vector.to(self.snapshot.W_U)
         if vector.shape != (self.host.d_model,) or not vector.isfinite().all():
             raise InputError(
@@ -149,43 +149,48 @@ class _Resolver:
         )
 
 
-def resolve(
-    host: Host, snapshot: Snapshot, targets: Sequence[Target] | Target
+def resolve_targets(
+    run: PromptRun, targets: Sequence[Target] | Target
 ) -> tuple[list[ResolvedTarget], list[FeatureTarget]]:
     """Readouts for all targets that are not features, and the feature targets.
 
     Raises InputError for a string of several tokens (naming them), anything out of range, a weight
     that is not positive, or no target at all.
     """
-    one = (str, int, TokenTarget, DifferenceTarget, DirectionTarget, FeatureTarget)
-    every: Sequence[Target] = [targets] if isinstance(targets, one) else targets
-    if not every:
+    single = isinstance(targets, get_args(Target))
+    sequence: Sequence[Target] = [targets] if single else targets  # type: ignore[list-item]  # as checked
+    if not sequence:
         raise InputError("targets is empty; give tokens, or None for the salient logits")
-    resolver, found, features = _Resolver(host, snapshot), [], []
-    for order, target in enumerate(every):
+    resolver = _Resolver(run)
+    readouts: list[ResolvedTarget] = []
+    features: list[FeatureTarget] = []
+    for order, target in enumerate(sequence):
         if isinstance(target, (str, int)):
             target = TokenTarget(target)
-        weight = target.weight
-        if weight is not None and not 0 < weight < float("inf"):
-            raise InputError(f"a target's weight must be positive, got {weight}")
+        _check_weight(target)
         match target:
             case TokenTarget():
-                found.append(resolver.logit(target))
+                readouts.append(resolver.logit(target))
             case DifferenceTarget():
-                found.append(resolver.difference(target, order))
+                readouts.append(resolver.difference(target, order))
             case DirectionTarget():
-                found.append(resolver.direction(target, order))
+                readouts.append(resolver.direction(target, order))
             case FeatureTarget():
-                resolved = resolver.position(target.position)
-                features.append(FeatureTarget(target.layer, resolved, target.index, target.weight))
-            case _:
-                raise InputError(
-                    f"{target!r} is no target; give a token string, an id or a *Target"
-                )
-    return found, features
+                features.append(replace(target, position=resolver.position(target.position)))
+    return readouts, features
 
 
-def salient(snapshot: Snapshot, max_logits: int, logit_mass: float) -> list[Target]:
+def _check_weight(target: TokenTarget | DifferenceTarget | DirectionTarget | FeatureTarget) -> None:
+    if not isinstance(target, get_args(Target)):
+        raise InputError(
+            f"expected a target, got {target!r}; give a token string, a token id or a *Target"
+        )
+    weight = target.weight
+    if weight is not None and not 0 < weight < float("inf"):
+        raise InputError(f"a target's weight must be positive, got {weight}")
+
+
+def salient_tokens(snapshot: Snapshot, max_logits: int, logit_mass: float) -> list[Target]:
     """The most likely next tokens: the fewest that hold ``logit_mass``, at most ``max_logits``.
 
     Raises InputError for ``max_logits`` below 1 or a mass outside 0..1.
@@ -200,17 +205,18 @@ def salient(snapshot: Snapshot, max_logits: int, logit_mass: float) -> list[Targ
     return [int(token) for token in top.indices[before < logit_mass]]
 
 
-def readouts(resolved: list[ResolvedTarget], site: ReadSite) -> tuple[list[int], Readouts | None]:
+def target_readouts(
+    targets: list[ResolvedTarget], site: ReadSite
+) -> tuple[list[int], Readouts | None]:
     """Which of the targets read at ``site``, and those as readouts."""
-    rows = [i for i, r in enumerate(resolved) if r.site == site]
+    rows = [i for i, target in enumerate(targets) if target.site == site]
     if not rows:
         return rows, None
-    chosen = [resolved[i] for i in rows]
-    vectors = torch.stack([r.vector for r in chosen])
+    at_site = [targets[i] for i in rows]
+    vectors = torch.stack([target.vector for target in at_site])
 
     def column(name: str) -> Tensor:
-        return torch.tensor([getattr(r, name) for r in chosen], device=vectors.device)
+        return torch.tensor([getattr(target, name) for target in at_site], device=vectors.device)
 
-    return rows, Readouts(
-        site, column("layer"), column("position"), vectors, column("bias").to(vectors)
-    )
+    bias = column("bias").to(vectors)
+    return rows, Readouts(site, column("layer"), column("position"), vectors, bias)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -86,10 +86,11 @@ def intervene(
     _run(chosen, prompt, wanted, settings, generate)
 
 
+Change = Literal["set", "scale", "add", "ablate"]
 _PLACE = re.compile(r"(\d+):(-?\d+|(?:-?\d+)?\.\.(?:-?\d+)?):(\d+)")
 
 
-def _parse(text: str, how: str) -> Any:
+def _parse(text: str, how: Change) -> Any:
     """One option as an Intervention. Raises InputError for another form."""
     place, equals, value = text.partition("=")
     found = _PLACE.fullmatch(place.strip())

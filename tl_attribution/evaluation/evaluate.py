@@ -1,4 +1,4 @@
-"""Does the dictionary tell the truth: the model run with it in place of its MLPs."""
+"""``evaluate``: how well a dictionary stands in for the model's MLPs, on a dataset."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from tl_attribution.attribution.attribute import Progress, attribute
+from tl_attribution.attribution.attribute import attribute
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import FormatError, InputError
-from tl_attribution.evaluation.metrics import PredictionSums, ReconstructionSums, replaced
-from tl_attribution.evaluation.results import AnswerMetrics, Distribution, Evaluation, GraphScores
-from tl_attribution.hosts.prompt import Prompt, compute_in_fp32, resolve_prefix, token_ids
-from tl_attribution.hosts.protocols import Host, host_for
-from tl_attribution.replacement.active_features import check_fits
-from tl_attribution.replacement.replacement_model import (
-    Logits,
-    ReplacementModel,
-    encode,
-    reconstruct,
+from tl_attribution.evaluation.metrics import (
+    PredictionSums,
+    ReconstructionSums,
+    replacement_metrics,
 )
-from tl_attribution.shapes import TokenIds
+from tl_attribution.evaluation.results import AnswerMetrics, Distribution, Evaluation, GraphScores
+from tl_attribution.hosts.prompt import resolve_prefix, token_ids
+from tl_attribution.hosts.protocols import Host
+from tl_attribution.progress import Progress, silent
+from tl_attribution.replacement.prompt_run import AttachedDictionary, attach, prompt_run
+from tl_attribution.replacement.reconstruction import encode_columns, reconstruct
+from tl_attribution.replacement.replacement_model import ReplacementModel, replacement_model
+from tl_attribution.shapes import Logits, TokenIds
 
 if TYPE_CHECKING:
     from tl_attribution.training.datasets import Contexts
@@ -80,49 +79,16 @@ def evaluate(
     """
     groups = _groups(prompts)
     _check(contexts, graphs, groups)
-    model = compute_in_fp32(model)
-    host = host_for(model)
-    check_fits(host, dictionary)
-    watch: Progress = progress or (lambda done, total, what: None)
+    attached = attach(model, dictionary)
+    report = silent if progress is None else progress
     with torch.no_grad():
-        source = _source(host, dataset, context, concat, column, seed, watch)
-        sums = _Sums(host, dictionary)
-        for ids in _contexts(host, source, contexts, watch):
+        source = _source(attached.host, dataset, context, concat, column, seed, report)
+        sums = _Sums(attached)
+        for ids in _contexts(attached.host, source, contexts, report):
             sums.add(ids)
-        answers = {name: _answers(host, dictionary, group, watch) for name, group in groups.items()}
-        scores = _graph_scores(model, dictionary, groups, graphs, seed, watch)
+        answers = {name: _answers(attached, group, report) for name, group in groups.items()}
+        scores = _graph_scores(attached, groups, graphs, seed, report)
     return sums.evaluation(answers, scores)
-
-
-def replacement_logits(
-    model: Any,
-    prompt: Prompt,
-    dictionary: Dictionary,
-    *,
-    errors: bool = False,
-    prefix: int | None = None,
-) -> Float[Tensor, "position vocab"]:
-    """Logits of the replacement model (methods paper, "From cross-layer transcoder to replacement
-    model"): every MLP's output is the dictionary's reconstruction, attention and norms run freely.
-
-    Features read the replacement model's own streams. MLP outputs of the prefix are the model's.
-    ``errors=True`` adds what the dictionary missed on the original run, so that the original logits
-    come back. Raises InputError and MismatchError as :func:`tl_attribution.attribute` does.
-    """
-    host = host_for(compute_in_fp32(model))
-    check_fits(host, dictionary)
-    ids = token_ids(host, prompt)
-    run = ReplacementModel(host, dictionary, ids, resolve_prefix(host, ids, prefix))
-    if not errors:
-        return run.all_layers()
-    original = run.original()
-    active = [encode(dictionary, layer, x) for layer, x in enumerate(original.read)]
-    return run.all_layers(
-        [
-            out - reconstruct(dictionary, active, layer, original.read[layer], out)
-            for layer, out in enumerate(original.written)
-        ]
-    )
 
 
 def _groups(
@@ -136,17 +102,17 @@ def _groups(
     for name, group in named.items():
         if isinstance(group, str) or not group:
             raise InputError(f"{name} must be a list of at least one prompt, got {group!r}")
-        groups[name] = [_pair(name, asked) for asked in group]
+        groups[name] = [_pair(name, prompt) for prompt in group]
     return groups
 
 
-def _pair(name: str, asked: Any) -> tuple[str, str | None]:
-    match asked:
+def _pair(name: str, prompt: Any) -> tuple[str, str | None]:
+    match prompt:
         case str():
-            return asked, None
+            return prompt, None
         case (str(text), str(answer)):
             return text, answer
-    raise InputError(f"{name}: {asked!r} is no prompt; give a text, or a pair (text, answer)")
+    raise InputError(f"{name}: expected a text or a pair (text, answer), got {prompt!r}")
 
 
 def _check(contexts: int, graphs: int, groups: Mapping[str, Sequence[Any]]) -> None:
@@ -191,19 +157,19 @@ def _source(
     return _Source(source.n_rows, source.rows)
 
 
-def _contexts(host: Host, source: _Source, wanted: int, progress: Progress) -> Iterator[TokenIds]:
+def _contexts(host: Host, source: _Source, contexts: int, progress: Progress) -> Iterator[TokenIds]:
     """Token ids of one context after the other, without padding. Contexts that have nothing to
     predict (one token) are left out. Raises InputError if none is left."""
-    total = wanted if source.n_rows is None else min(wanted, source.n_rows)
-    found = 0
+    total = contexts if source.n_rows is None else min(contexts, source.n_rows)
+    n_usable = 0
     for start in range(0, total, BLOCK):
         rows = source.rows(start, min(BLOCK, total - start))
         for i, (ids, length) in enumerate(zip(rows.ids, rows.lengths.tolist(), strict=True)):
             progress(start + i, total, "contexts")
             if length > 1:
-                found += 1
+                n_usable += 1
                 yield token_ids(host, ids[:length])
-    if not found:
+    if not n_usable:
         raise InputError(
             f"none of the dataset's {total} contexts has two tokens; give more or longer texts"
         )
@@ -212,54 +178,56 @@ def _contexts(host: Host, source: _Source, wanted: int, progress: Progress) -> I
 class _Sums:
     """All that is summed over contexts."""
 
-    def __init__(self, host: Host, dictionary: Dictionary) -> None:
-        self.host, self.dictionary = host, dictionary
+    def __init__(self, attached: AttachedDictionary) -> None:
+        self.attached = attached
+        dictionary, d_model = attached.dictionary, attached.host.d_model
         layers = range(dictionary.n_layers)
-        self.layers = [ReconstructionSums(host.d_model, dictionary.n_features) for _ in layers]
-        self.own, self.contexts = PredictionSums(), 0
-        self.alone = [(PredictionSums(), PredictionSums()) for _ in layers]
-        self.together = (PredictionSums(), PredictionSums())
+        self.layers = [ReconstructionSums(d_model, dictionary.n_features) for _ in layers]
+        self.model, self.contexts = PredictionSums(), 0
+        self.single = [(PredictionSums(), PredictionSums()) for _ in layers]
+        self.all_layers = (PredictionSums(), PredictionSums())
 
     def add(self, ids: TokenIds) -> None:
         """Count in one context."""
-        first = resolve_prefix(self.host, ids, None)
-        run = ReplacementModel(self.host, self.dictionary, ids, first)
-        original = run.original()
-        _check_finite(self.host, original.logits)
-        own, following = original.logits[first:], ids[first + 1 :]
+        host, dictionary = self.attached.host, self.attached.dictionary
+        start = resolve_prefix(host, ids, None)
+        replaced = ReplacementModel(self.attached, ids, start)
+        host_run = replaced.host_run()
+        _check_finite(host, host_run.logits)
+        logits, following = host_run.logits[start:], ids[start + 1 :]
 
         def predict(
-            pair: tuple[PredictionSums, PredictionSums], made: Logits, ablated: Logits
+            sums: tuple[PredictionSums, PredictionSums], replacement: Logits, ablated: Logits
         ) -> None:
-            pair[0].add(own, made[first:], following)
-            pair[1].add(own, ablated[first:], following)
+            sums[0].add(logits, replacement[start:], following)
+            sums[1].add(logits, ablated[start:], following)
 
         self.contexts += 1
-        self.own.add(own, own, following)
+        self.model.add(logits, logits, following)
         active = []
-        for layer, (x, written) in enumerate(zip(original.read, original.written, strict=True)):
-            active.append(encode(self.dictionary, layer, x))
-            made = reconstruct(self.dictionary, active, layer, x, written)
-            self.layers[layer].add(active[-1], written, made)
-            predict(self.alone[layer], run.one_layer(layer, made), run.ablated(layer))
-        predict(self.together, run.all_layers(), run.ablated())
+        for layer, (x, written) in enumerate(zip(host_run.read, host_run.written, strict=True)):
+            active.append(encode_columns(dictionary, layer, x))
+            output = reconstruct(dictionary, active, layer, x, written)
+            self.layers[layer].add(active[-1], written, output)
+            predict(self.single[layer], replaced.one_layer(layer, output), replaced.ablated(layer))
+        predict(self.all_layers, replaced.all_layers(), replaced.ablated())
 
     def evaluation(
         self, answers: dict[str, AnswerMetrics], graphs: GraphScores | None
     ) -> Evaluation:
         """The numbers so far."""
         return Evaluation(
-            model=self.host.name,
-            dictionary=self.dictionary.kind,
-            n_features=self.dictionary.n_features,
+            model=self.attached.host.name,
+            dictionary=self.attached.dictionary.kind,
+            n_features=self.attached.dictionary.n_features,
             contexts=self.contexts,
-            tokens=self.own.tokens,
-            loss=self.own.mean_loss,
+            tokens=self.model.tokens,
+            loss=self.model.mean_loss,
             layers=tuple(
-                sums.evaluation(replaced(self.own, *pair))
-                for sums, pair in zip(self.layers, self.alone, strict=True)
+                sums.evaluation(replacement_metrics(self.model, *pair))
+                for sums, pair in zip(self.layers, self.single, strict=True)
             ),
-            replaced=replaced(self.own, *self.together),
+            replaced=replacement_metrics(self.model, *self.all_layers),
             answers=answers,
             graphs=graphs,
         )
@@ -274,43 +242,40 @@ def _check_finite(host: Host, logits: Logits) -> None:
 
 
 def _answers(
-    host: Host,
-    dictionary: Dictionary,
-    group: list[tuple[str, str | None]],
-    progress: Progress,
+    attached: AttachedDictionary, group: list[tuple[str, str | None]], progress: Progress
 ) -> AnswerMetrics:
     """The most likely next tokens of model and replacement model, against each other and against
-    the answers given."""
+    the expected answers."""
+    host = attached.host
     expected = [None if answer is None else _answer_ids(host, answer) for _, answer in group]
-    same, right = 0, {"model": 0, "replacement": 0}
+    same, correct = 0, {"model": 0, "replacement": 0}
     for done, ((text, _), answer) in enumerate(zip(group, expected, strict=True)):
         progress(done, len(group), "prompts")
-        ids = token_ids(host, text)
-        run = ReplacementModel(host, dictionary, ids, resolve_prefix(host, ids, None))
-        own = int(run.original().logits[-1].argmax())
-        replacement = int(run.all_layers()[-1].argmax())
-        same += own == replacement
-        right["model"] += answer is not None and own in answer
-        right["replacement"] += answer is not None and replacement in answer
+        replaced = replacement_model(attached, text)
+        by_model = int(replaced.host_run().logits[-1].argmax())
+        by_replacement = int(replaced.all_layers()[-1].argmax())
+        same += by_model == by_replacement
+        correct["model"] += answer is not None and by_model in answer
+        correct["replacement"] += answer is not None and by_replacement in answer
     answered = sum(answer is not None for answer in expected)
     return AnswerMetrics(
         prompts=len(group),
         agreement=same / len(group),
         answered=answered,
-        model_accuracy=right["model"] / answered if answered else None,
-        replacement_accuracy=right["replacement"] / answered if answered else None,
+        model_accuracy=correct["model"] / answered if answered else None,
+        replacement_accuracy=correct["replacement"] / answered if answered else None,
     )
 
 
 def _answer_ids(host: Host, answer: str) -> set[int]:
     """The token that is the answer, as it stands or after a space. Raises InputError if neither is
     one token of the vocabulary."""
-    found: set[int] = set()
+    answer_ids: set[int] = set()
     for text in {answer, f" {answer.lstrip()}"}:
         ids = host.tokenize(text, with_bos=False)
         if len(ids) == 1 and host.token_strings(ids)[0].strip() == answer.strip():
-            found |= set(ids)
-    if not found:
+            answer_ids |= set(ids)
+    if not answer_ids:
         parts = ", ".join(
             repr(t) for t in host.token_strings(host.tokenize(answer, with_bos=False))
         )
@@ -318,12 +283,11 @@ def _answer_ids(host: Host, answer: str) -> set[int]:
             f"the answer {answer!r} is not one token of {host.name} (it is read as {parts}); it is "
             "compared with the most likely next token, so give the answer's first token"
         )
-    return found
+    return answer_ids
 
 
 def _graph_scores(
-    model: Any,
-    dictionary: Dictionary,
+    attached: AttachedDictionary,
     groups: Mapping[str, Sequence[tuple[str, str | None]]],
     graphs: int,
     seed: int,
@@ -331,19 +295,19 @@ def _graph_scores(
 ) -> GraphScores | None:
     if not graphs:
         return None
-    first = next(iter(groups.values()))
-    chosen = sorted(random.Random(seed).sample(range(len(first)), graphs))
+    prompts = [prompt for prompt, _ in next(iter(groups.values()))]
+    sample = sorted(random.Random(seed).sample(range(len(prompts)), graphs))
     columns: dict[str, list[float]] = {"replacement": [], "completeness": [], "residual": []}
-    for done, i in enumerate(chosen):
+    for done, i in enumerate(sample):
         progress(done, graphs, "graphs")
-        graph = attribute(model, first[i][0], dictionary)
+        graph = attribute(prompt_run(attached, prompts[i]))
         for name, score in graph.scores()._asdict().items():
             columns[name].append(score)
         columns["residual"].append(graph.residual())
-    return GraphScores(graphs, **{name: _spread(column) for name, column in columns.items()})
+    return GraphScores(graphs, **{name: _distribution(column) for name, column in columns.items()})
 
 
-def _spread(numbers: list[float]) -> Distribution:
+def _distribution(numbers: list[float]) -> Distribution:
     """Quartiles are interpolated linearly, as NumPy's are."""
     exact = torch.tensor(numbers, dtype=torch.float64)
     at = torch.tensor([0, 0.25, 0.5, 0.75, 1], dtype=torch.float64)

@@ -13,8 +13,8 @@ from tl_attribution.evaluation.results import (
     ReplacementMetrics,
     finite,
 )
-from tl_attribution.replacement.replacement_model import ActiveColumns, Logits
-from tl_attribution.shapes import Stream
+from tl_attribution.replacement.reconstruction import ActiveColumns
+from tl_attribution.shapes import Logits, Stream
 
 LEAST_LOSS = 1e-6
 """Nats by which an ablation must change the loss for a share of it to be told."""
@@ -102,7 +102,7 @@ class PredictionSums:
         return self.loss / self.predicted if self.predicted else float("nan")
 
 
-def replaced(
+def replacement_metrics(
     own: PredictionSums, replacement: PredictionSums, ablated: PredictionSums
 ) -> ReplacementMetrics:
     """The numbers of a replacement, given the model's own predictions and those of an ablation."""

@@ -8,8 +8,8 @@ from typing import Any
 from tl_attribution import plugin_loading
 from tl_attribution.dictionaries.neurons import Neurons
 from tl_attribution.errors import UnsupportedModelError
-from tl_attribution.hosts.prompt import compute_in_fp32
-from tl_attribution.hosts.protocols import host_for, loader
+from tl_attribution.hosts.opening import open_host
+from tl_attribution.hosts.protocols import loader
 
 ATLAS = Path(__file__).parent.parent / "atlas" / "weights"
 
@@ -38,7 +38,7 @@ def neurons(model: Any) -> Neurons:
 
     Raises UnsupportedModelError for a model whose MLPs are neither plain nor gated.
     """
-    host = host_for(compute_in_fp32(model))
+    host = open_host(model)
     return Neurons(
         [host.mlp(layer) for layer in range(host.n_layers)],
         feature_input_hook=host.mlp_input_hook,

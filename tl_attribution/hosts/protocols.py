@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Union, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -39,6 +40,9 @@ class Host(Protocol):
     d_vocab: int
     n_ctx: int
     bos_token_id: int | None
+    device: torch.device
+    compute_dtype: torch.dtype
+    """The dtype of what is read from the model: fp32, or fp64 where the weights are."""
     mlp_input_hook: str
     mlp_output_hook: str
 

@@ -1,4 +1,4 @@
-"""Features held at values, and what they then write differently.
+"""Clamp features to values, and compute what they then write differently.
 
 A clamped feature of layer s is held at a value whatever it reads. What it writes into the MLP of
 every layer that it writes to is its decoder times (value − the activation that it would have), so
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_attribution.dictionaries.base import Dictionary
+from tl_attribution.replacement.active_features import activations_at
 from tl_attribution.shapes import StreamRows
 
 
@@ -47,50 +48,37 @@ class Clamps:
 
 
 class ClampedChange(NamedTuple):
-    """Features of one layer that are held: their activations, and what they would be."""
+    """Clamped features of one layer: the activations they are held at, and those they would have
+    otherwise."""
 
     row: Int[Tensor, " clamp"]
     position: Int[Tensor, " clamp"]
     feature: Int[Tensor, " clamp"]
-    held: Float[Tensor, " clamp"]
+    clamped: Float[Tensor, " clamp"]
     free: Float[Tensor, " clamp"]
 
 
-def activations_at(
-    dictionary: Dictionary,
-    layer: int,
-    x: StreamRows,
-    row: Int[Tensor, " clamp"],
-    position: Int[Tensor, " clamp"],
-    feature: Int[Tensor, " clamp"],
-) -> Float[Tensor, " clamp"]:
-    """Activations of some features of a layer. Only the positions asked for are encoded, each once,
-    whatever the number of rows."""
-    width = x.shape[1]
-    places, which = torch.unique(row * width + position, return_inverse=True)
-    encoded = dictionary.encode_layer(layer, x.flatten(0, 1)[places])
-    return encoded.activation[which, feature]
-
-
-def change(
+def current_change(
     dictionary: Dictionary, clamps: Clamps, layer: int, x: StreamRows
 ) -> ClampedChange | None:
-    """How the clamped features of a layer differ from what they would be on ``x``, which is what
-    they read; None if there are none."""
-    here = clamps.select(clamps.layer == layer)
-    if not len(here):
+    """The clamped features of a layer against what they would be on ``x``, which is what they read;
+    None if there are none."""
+    of_layer = clamps.select(clamps.layer == layer)
+    if not len(of_layer):
         return None
-    current = activations_at(dictionary, layer, x, here.row, here.position, here.feature)
-    return ClampedChange(here.row, here.position, here.feature, here.values(current), current)
+    places = (of_layer.row, of_layer.position, of_layer.feature)
+    free = activations_at(dictionary, layer, x, *places)
+    return ClampedChange(*places, of_layer.values(free), free)
 
 
 def original_change(clamps: Clamps, layer: int) -> ClampedChange | None:
     """The same against the original run's activations."""
-    here = clamps.select(clamps.layer == layer)
-    if not len(here):
+    of_layer = clamps.select(clamps.layer == layer)
+    if not len(of_layer):
         return None
-    free = here.original
-    return ClampedChange(here.row, here.position, here.feature, here.values(free), free)
+    free = of_layer.original
+    places = (of_layer.row, of_layer.position, of_layer.feature)
+    return ClampedChange(*places, of_layer.values(free), free)
 
 
 def add_writes(
@@ -99,13 +87,13 @@ def add_writes(
     """``out`` plus what the changed features of the layers up to ``target`` write differently into
     its MLP's output."""
     added = torch.zeros_like(out)
-    for source, made in enumerate(changes[: target + 1]):
-        if made is not None and target in dictionary.written_layers(source):
-            held, free = (
-                dictionary.written_activation(source, made.feature, target, activation)
-                for activation in (made.held, made.free)
+    for source, change in enumerate(changes[: target + 1]):
+        if change is not None and target in dictionary.written_layers(source):
+            clamped, free = (
+                dictionary.written_activation(source, change.feature, target, activation)
+                for activation in (change.clamped, change.free)
             )
-            decoders = dictionary.writes(source, made.feature, target).to(added)
-            written = (held - free)[:, None].to(added) * decoders
-            added.index_put_((made.row, made.position), written, accumulate=True)
+            decoders = dictionary.writes(source, change.feature, target).to(added)
+            written = (clamped - free)[:, None].to(added) * decoders
+            added.index_put_((change.row, change.position), written, accumulate=True)
     return out + added

@@ -1,4 +1,4 @@
-"""Text generated with some features held at values, which go on holding at the new tokens."""
+"""``generate``: continue a prompt with features held at values, at the new tokens too."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from torch import Tensor
 
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError
-from tl_attribution.hosts.prompt import compute_in_fp32
-from tl_attribution.hosts.protocols import host_for
-from tl_attribution.interventions import edited_run
-from tl_attribution.interventions.edited_run import Edits, PromptRun
-from tl_attribution.interventions.intervene import (
+from tl_attribution.interventions.edited_run import MlpEdits, run_on_host
+from tl_attribution.interventions.intervention import Interventions
+from tl_attribution.interventions.modes import (
     InterventionMode,
-    PromptOrGraph,
+    Propagation,
     check_mode,
-    original_run,
-    run,
+    run_rows,
 )
-from tl_attribution.interventions.intervention import Interventions, at_new_token, at_prompt
+from tl_attribution.interventions.resolve import new_token_clamps, prompt_clamps
+from tl_attribution.replacement.prompt_run import PromptOrGraph, PromptRun, prepare
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +40,15 @@ class GeneratedText:
 
 def generate(
     model: Any,
-    prompt: PromptOrGraph,
-    dictionary: Dictionary,
+    prompt: PromptOrGraph | None = None,
+    dictionary: Dictionary | None = None,
     interventions: Interventions = (),
     *,
     max_new_tokens: int = 20,
     temperature: float = 0.0,
     seed: int = 0,
     stop: Sequence[int] = (),
-    propagation: str = "iterative",
+    propagation: Propagation = "iterative",
     layers: range | None = None,
     freeze_attention: bool = True,
     prefix: int | None = None,
@@ -65,43 +63,42 @@ def generate(
 
     Raises InputError for more tokens than the context holds, and what ``intervene`` raises.
     """
-    host = host_for(compute_in_fp32(model))
-    mode = InterventionMode(propagation, layers, freeze_attention)
     if propagation == "direct":
         raise InputError("direct effects are linear in the prompt's own run: no text follows")
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature must be 0 or more, got {temperature}")
+    run = prepare(model, prompt, dictionary, prefix)
+    mode = InterventionMode(propagation, layers, freeze_attention)
     with torch.no_grad():
-        original = original_run(host, prompt, dictionary, prefix)
-        _check_length(original, max_new_tokens)
-        clamps = at_prompt(original, [interventions], max_new_tokens)
-        check_mode(original, mode, clamps)
-        cache, draw = host.new_cache(1), torch.Generator().manual_seed(seed)
-        logits = run(original, clamps, 1, mode, cache).logits[0, -1]
-        chosen, seen = [_choose(logits, temperature, draw)], [logits]
-        while len(chosen) < max_new_tokens and chosen[-1] not in stop:
-            position = original.n_positions + len(chosen) - 1
-            held = at_new_token(original, interventions, position)
-            token = torch.tensor([[chosen[-1]]])
-            ran = edited_run.on_host(Edits(original, held), token, frozen=False, cache=cache)
-            seen.append(ran.logits[0, -1])
-            chosen.append(_choose(seen[-1], temperature, draw))
-    return GeneratedText(tuple(chosen), host.token_strings(chosen), torch.stack(seen))
+        _check_length(run, max_new_tokens)
+        clamps = prompt_clamps(run, [interventions], max_new_tokens)
+        check_mode(run, mode, clamps)
+        cache, sampler = run.host.new_cache(1), torch.Generator().manual_seed(seed)
+        logits = [run_rows(run, clamps, 1, mode, cache).logits[0, -1]]
+        tokens = [_sample(logits[-1], temperature, sampler)]
+        while len(tokens) < max_new_tokens and tokens[-1] not in stop:
+            position = run.n_positions + len(tokens) - 1
+            edits = MlpEdits(run, new_token_clamps(run, interventions, position))
+            token = torch.tensor([[tokens[-1]]])
+            edited = run_on_host(edits, token, freeze_attention=False, cache=cache)
+            logits.append(edited.logits[0, -1])
+            tokens.append(_sample(logits[-1], temperature, sampler))
+    return GeneratedText(tuple(tokens), run.host.token_strings(tokens), torch.stack(logits))
 
 
-def _check_length(original: PromptRun, new: int) -> None:
-    host, n = original.host, original.n_positions
-    if new < 1:
-        raise InputError(f"max_new_tokens must be at least 1, got {new}")
-    if n + new > host.n_ctx:
+def _check_length(run: PromptRun, n_new: int) -> None:
+    host, n = run.host, run.n_positions
+    if n_new < 1:
+        raise InputError(f"max_new_tokens must be at least 1, got {n_new}")
+    if n + n_new > host.n_ctx:
         raise InputError(
-            f"the prompt's {n} tokens and {new} new ones are more than the {host.n_ctx} that "
+            f"the prompt's {n} tokens and {n_new} new ones are more than the {host.n_ctx} that "
             f"{host.name} takes; ask for at most {host.n_ctx - n}"
         )
 
 
-def _choose(logits: Float[Tensor, " vocab"], temperature: float, draw: torch.Generator) -> int:
+def _sample(logits: Float[Tensor, " vocab"], temperature: float, sampler: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    shares = (logits.double() / temperature).softmax(-1).cpu()
-    return int(torch.multinomial(shares, 1, generator=draw))
+    probabilities = (logits.double() / temperature).softmax(-1).cpu()
+    return int(torch.multinomial(probabilities, 1, generator=sampler))

@@ -1,113 +1,123 @@
-"""The host with a dictionary in place of its MLPs: at one layer, or at all of them.
+"""The model with a dictionary in place of its MLPs: at one layer, or at all of them (methods paper,
+"From cross-layer transcoder to replacement model").
 
-The prefix keeps the MLP outputs of the host, so everything here is about the positions after it.
+The prefix keeps the model's own MLP outputs, so everything here is about the positions after it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_attribution.dictionaries.base import Dictionary
-from tl_attribution.hosts.protocols import Host, ReplaceMlp
-from tl_attribution.shapes import Stream, TokenIds
-
-Logits = Float[Tensor, "position vocab"]
-
-
-class ActiveColumns(NamedTuple):
-    """One layer's activations without the features that are active nowhere, so that decoding costs
-    what the active features cost, not what the dictionary's width does."""
-
-    feature: Int[Tensor, " used"]
-    activation: Float[Tensor, "position used"]
+from tl_attribution.hosts.prompt import Prompt, resolve_prefix, token_ids
+from tl_attribution.hosts.protocols import ReplaceMlp
+from tl_attribution.replacement.prompt_run import AttachedDictionary, attach
+from tl_attribution.replacement.reconstruction import ActiveColumns, encode_columns, reconstruct
+from tl_attribution.shapes import Logits, Stream, TokenIds
 
 
 class HostRun(NamedTuple):
-    """The host's own run. ``logits`` are of all positions; ``read`` and ``written``, one tensor a
-    layer, of those after the prefix."""
+    """The model's own run. ``logits`` are of all positions; ``read`` and ``written``, one tensor
+    per layer, of those after the prefix."""
 
     logits: Logits
     read: list[Stream]
     written: list[Stream]
 
 
-def encode(dictionary: Dictionary, layer: int, x: Stream) -> ActiveColumns:
-    """One layer's active features on ``x``."""
-    activation = dictionary.encode_layer(layer, x).activation
-    feature = activation.any(0).nonzero().flatten()
-    return ActiveColumns(feature, activation[:, feature])
-
-
-def reconstruct(
-    dictionary: Dictionary, active: list[ActiveColumns], layer: int, x: Stream, like: Stream
-) -> Stream:
-    """What the dictionary writes at ``layer``: ``active`` are the features of the layers up to it,
-    ``x`` is what is read there, ``like`` has the shape and dtype of what is written."""
-    out = dictionary.affine(layer, x, like)
-    for source, (feature, activation) in enumerate(active[: layer + 1]):
-        if layer in dictionary.written_layers(source):
-            written = dictionary.written_activation(source, feature, layer, activation)
-            out = out + written @ dictionary.writes(source, feature, layer).to(activation)
-    return out
-
-
 @dataclass(frozen=True, eq=False)
 class ReplacementModel:
-    """A host and a dictionary on one prompt."""
+    """A model whose MLPs a dictionary replaces, on one prompt."""
 
-    host: Host
-    dictionary: Dictionary
+    attached: AttachedDictionary
     token_ids: TokenIds
     prefix: int
 
-    def original(self) -> HostRun:
-        """The host's own logits, and what its MLPs read and write."""
+    def host_run(self) -> HostRun:
+        """The model's own logits, and what its MLPs read and write."""
         read: list[Stream] = []
         written: list[Stream] = []
 
-        def look(layer: int, x: Stream, out: Stream) -> Stream:
+        def record(layer: int, x: Stream, out: Stream) -> Stream:
             del layer
             read.append(x)
             written.append(out)
             return out
 
-        return HostRun(self._run(look), read, written)
+        return HostRun(self._run(record), read, written)
 
     def one_layer(self, layer: int, output: Float[Tensor, "after_prefix d_model"]) -> Logits:
         """Logits with ``output`` as what the MLP of ``layer`` writes."""
-        return self._run(lambda at, x, out: output if at == layer else out)
+        return self._run(lambda i, x, out: output if i == layer else out)
 
     def ablated(self, layer: int | None = None) -> Logits:
         """Logits with zero as what the MLP of ``layer`` writes, or of every layer."""
-        return self._run(lambda at, x, out: torch.zeros_like(out) if layer in (at, None) else out)
+        return self._run(lambda i, x, out: torch.zeros_like(out) if layer in (i, None) else out)
 
     def all_layers(
-        self, missed: list[Float[Tensor, "after_prefix d_model"]] | None = None
+        self, errors: list[Float[Tensor, "after_prefix d_model"]] | None = None
     ) -> Logits:
-        """Logits of the replacement model: features read its own streams. ``missed`` is added to
+        """Logits of the replacement model: features read its own streams. ``errors`` are added to
         what they write."""
         active: list[ActiveColumns] = []
+        dictionary = self.attached.dictionary
 
         def replace(layer: int, x: Stream, out: Stream) -> Stream:
-            active.append(encode(self.dictionary, layer, x))
-            made = reconstruct(self.dictionary, active, layer, x, out)
-            return made if missed is None else made + missed[layer]
+            active.append(encode_columns(dictionary, layer, x))
+            reconstruction = reconstruct(dictionary, active, layer, x, out)
+            return reconstruction if errors is None else reconstruction + errors[layer]
 
         return self._run(replace)
 
     def _run(self, replace: ReplaceMlp) -> Logits:
         """A run in which ``replace`` sees and gives the positions after the prefix."""
-        first = self.prefix
+        start, sites = self.prefix, self.attached.sites
 
         def after_prefix(layer: int, x: Stream, out: Stream) -> Stream:
-            return torch.cat([out[:first], replace(layer, x[first:], out[first:])])
+            return torch.cat([out[:start], replace(layer, x[start:], out[start:])])
 
-        read = self.host.read_site(self.dictionary.feature_input_hook)
-        write = self.host.write_site(self.dictionary.feature_output_hook)
         with torch.no_grad():
-            return self.host.run_replacing_mlps(self.token_ids, read, write, after_prefix)
+            return sites.host.run_replacing_mlps(
+                self.token_ids, sites.read_site, sites.write_site, after_prefix
+            )
+
+
+def replacement_model(
+    attached: AttachedDictionary, prompt: Prompt, prefix: int | None = None
+) -> ReplacementModel:
+    """The replacement model of one prompt. Raises InputError for a prompt that cannot be run."""
+    ids = token_ids(attached.host, prompt)
+    return ReplacementModel(attached, ids, resolve_prefix(attached.host, ids, prefix))
+
+
+def replacement_logits(
+    model: Any,
+    prompt: Prompt,
+    dictionary: Dictionary,
+    *,
+    errors: bool = False,
+    prefix: int | None = None,
+) -> Float[Tensor, "position vocab"]:
+    """Logits of the replacement model (methods paper, "From cross-layer transcoder to replacement
+    model"): every MLP's output is the dictionary's reconstruction, attention and norms run freely.
+
+    Features read the replacement model's own streams. MLP outputs of the prefix are the model's.
+    ``errors=True`` adds what the dictionary missed on the original run, so that the original logits
+    come back. Raises InputError and MismatchError as :func:`tl_attribution.attribute` does.
+    """
+    replaced = replacement_model(attach(model, dictionary), prompt, prefix)
+    if not errors:
+        return replaced.all_layers()
+    host_run = replaced.host_run()
+    active = [encode_columns(dictionary, layer, x) for layer, x in enumerate(host_run.read)]
+    return replaced.all_layers(
+        [
+            out - reconstruct(dictionary, active, layer, host_run.read[layer], out)
+            for layer, out in enumerate(host_run.written)
+        ]
+    )

@@ -11,8 +11,8 @@ import torch
 
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, TooLargeError
-from tl_attribution.hosts.prompt import compute_in_fp32
-from tl_attribution.hosts.protocols import Host, host_for
+from tl_attribution.hosts.opening import open_host
+from tl_attribution.hosts.protocols import Host
 from tl_attribution.training import distributed
 from tl_attribution.training.callbacks import Callback
 from tl_attribution.training.config import TrainingConfig
@@ -50,7 +50,7 @@ def train(
     that cannot go on; what was kept is said.
     """
     config = config or TrainingConfig()
-    host = host_for(compute_in_fp32(model))
+    host = open_host(model)
     with distributed.joined(config.feature_shards, device) as team:
         _check(config, host, team)
         run = Trainer(model, host, dataset, config, team, Path(out) if out else None)

@@ -1,33 +1,30 @@
-"""Does a graph predict the model? Its nodes are ablated and the model says what that changes."""
+"""``validate``: ablate a graph's nodes and compare its predictions with what the model does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, Union, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_attribution.attribution.attribute import Progress
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError
 from tl_attribution.evaluation.metrics import spearman
+from tl_attribution.evaluation.results import mean
 from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.influence import normalise
 from tl_attribution.graph.nodes import Node
 from tl_attribution.graph.paths import is_pruned
-from tl_attribution.hosts.prompt import compute_in_fp32
-from tl_attribution.hosts.protocols import host_for
-from tl_attribution.interventions.edited_run import PromptRun
-from tl_attribution.interventions.intervene import (
-    InterventionMode,
-    InterventionResult,
-    original_run,
-    runs,
-)
-from tl_attribution.interventions.intervention import Intervention, at_prompt, supernode
+from tl_attribution.interventions.edited_run import Mlps
+from tl_attribution.interventions.intervene import InterventionResult, edited_runs
+from tl_attribution.interventions.intervention import Intervention, supernode
+from tl_attribution.interventions.modes import InterventionMode
+from tl_attribution.interventions.resolve import prompt_clamps
+from tl_attribution.progress import Progress, silent
+from tl_attribution.replacement.prompt_run import PromptRun, check_graph, prepare
 from tl_attribution.validation.results import (
     AblationCurve,
     AblationEffect,
@@ -45,9 +42,9 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 def validate(
-    graph: Graph,
     model: Any,
-    dictionary: Dictionary,
+    graph: Graph,
+    dictionary: Dictionary | None = None,
     *,
     supernodes: Sequence[Sequence[Member]] = (),
     max_features: int = 100,
@@ -73,35 +70,48 @@ def validate(
     """
     if max_features < 1:
         raise InputError(f"max_features must be at least 1, got {max_features}")
-    watch: Progress = progress or (lambda done, total, what: None)
+    report = silent if progress is None else progress
     with torch.no_grad():
-        original = original_run(host_for(compute_in_fp32(model)), graph, dictionary, None)
-        test = _Test(graph, original, _targets(graph))
-        single = [_Ablation(graph, [row]) for row in _chosen(graph, max_features, seed).tolist()]
-        grouped = [_Ablation(graph, _rows(graph, one)) for one in supernodes]
-        return _validated(test, single, grouped, seed, watch)
+        run = _run_of(model, graph, dictionary)
+        experiment = _Experiment(graph, run, _targets(graph))
+        single = [_Ablation(graph, [row]) for row in _sample(graph, max_features, seed).tolist()]
+        grouped = [_Ablation(graph, _rows(graph, members)) for members in supernodes]
+        return _validation(experiment, single, grouped, seed, report)
 
 
-def _validated(
-    test: _Test,
+def _run_of(model: Any, graph: Graph, dictionary: Dictionary | None) -> PromptRun:
+    if not isinstance(graph, Graph):
+        raise InputError(
+            f"expected validate(model, graph, dictionary), got a {type(graph).__name__} in place "
+            "of the graph"
+        )
+    if not isinstance(model, PromptRun):
+        return prepare(model, graph, dictionary)
+    run = prepare(model, None, dictionary)
+    check_graph(run, graph)
+    return run
+
+
+def _validation(
+    experiment: _Experiment,
     single: list[_Ablation],
     grouped: list[_Ablation],
     seed: int,
-    watch: Progress,
+    report: Progress,
 ) -> Validation:
-    graph, n = test.graph, len(single)
-    watch(0, 4, "direct effects")
-    direct = test.direct(single + grouped)
-    watch(1, 4, "knock-on effects")
-    changes = test.measure(single + grouped, InterventionMode())
-    effects = test.on_targets(changes).tolist()
-    tested = tuple(a.tested(e) for a, e in zip(single + grouped, effects, strict=True))
-    later = test.later(single, changes[:n])
-    watch(2, 4, "rankings")
-    curve = test.curve(seed)
-    watch(3, 4, "layers")
-    layers = test.layers(single)
-    watch(4, 4, "layers")
+    graph, n = experiment.graph, len(single)
+    report(0, 4, "direct effects")
+    direct = experiment.direct(single + grouped)
+    report(1, 4, "knock-on effects")
+    changes = experiment.measure(single + grouped, InterventionMode())
+    effects = experiment.on_targets(changes).tolist()
+    tested = tuple(a.effect(e) for a, e in zip(single + grouped, effects, strict=True))
+    later = experiment.later(single, changes[:n])
+    report(2, 4, "rankings")
+    curve = experiment.curve(seed)
+    report(3, 4, "layers")
+    layers = experiment.layers(single)
+    report(4, 4, "layers")
     return Validation(
         model=graph.about.model,
         dictionary=graph.about.dictionary,
@@ -131,7 +141,7 @@ def _targets(graph: Graph) -> Int[Tensor, " target"]:
     return rows
 
 
-def _chosen(graph: Graph, n: int, seed: int) -> Int[Tensor, " tested"]:
+def _sample(graph: Graph, n: int, seed: int) -> Int[Tensor, " tested"]:
     """The most influential features, and some of the others, in the graph's order. Features that
     are explained themselves are left out."""
     free = graph.nodes.is_kind("feature") & (graph.target_weights == 0)
@@ -141,15 +151,15 @@ def _chosen(graph: Graph, n: int, seed: int) -> Int[Tensor, " tested"]:
             "this graph has no feature to ablate; trace with a dictionary that has some"
         )
     rows = rows[graph.nodes.influence[rows].argsort(descending=True, stable=True)]
-    first = min((n + 1) // 2, len(rows))
-    others = rows[first:]
-    drawn = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
-    return torch.cat([rows[:first], others[drawn[: n - first]]]).sort().values
+    n_top = min((n + 1) // 2, len(rows))
+    others = rows[n_top:]
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
+    return torch.cat([rows[:n_top], others[order[: n - n_top]]]).sort().values
 
 
 def _rows(graph: Graph, members: Sequence[Member]) -> list[int]:
     """Rows of a supernode's members. Raises InputError for one that is not in the graph."""
-    supernode(members, 0.0)  # raises for what is no feature
+    supernode(members, 0.0)  # raises for what is not a feature
     places = {tuple(m[1:4]) if isinstance(m, Node) else tuple(m) for m in members}
     return sorted(graph.nodes.find("feature", *place) for place in places)
 
@@ -165,7 +175,7 @@ class _Ablation:
     def interventions(self) -> list[Intervention]:
         return supernode([self.graph.nodes[row] for row in self.rows], 0.0)
 
-    def tested(self, effect: float) -> AblationEffect:
+    def effect(self, effect: float) -> AblationEffect:
         nodes = [self.graph.nodes[row] for row in self.rows]
         tokens = self.graph.about.tokens
         names = [
@@ -180,11 +190,11 @@ class _Ablation:
         )
 
 
-class _Test:
-    """A graph and the model that it will be tested on."""
+class _Experiment:
+    """A graph and the run that it is tested on."""
 
-    def __init__(self, graph: Graph, original: PromptRun, targets: Int[Tensor, " target"]) -> None:
-        self.graph, self.original = graph, original
+    def __init__(self, graph: Graph, run: PromptRun, targets: Int[Tensor, " target"]) -> None:
+        self.graph, self.run = graph, run
         nodes, total = graph.nodes, graph.adjacency.abs().sum(1).clamp(min=1e-10)
         features = nodes.is_kind("feature").nonzero().flatten()
         answers = targets[nodes.is_kind("logit")[targets]]
@@ -194,23 +204,23 @@ class _Test:
         self.places = nodes.position[answers], nodes.index[answers]
         self.weights = graph.target_weights[self.rows]
 
-    def values(self, run: InterventionResult) -> Float[Tensor, " measured"]:
+    def values(self, result: InterventionResult) -> Float[Tensor, " measured"]:
         """Pre-activations of the graph's features, and logits less their mean, in one run."""
-        cap, logits = self.original.snapshot.soft_cap, run.logits.double()
+        cap, logits = self.run.snapshot.soft_cap, result.logits.double()
         logits = logits if cap is None else cap * torch.atanh(logits / cap)
         position, token = self.places
         answers = logits[position, token] - logits.mean(-1)[position]
-        return torch.cat([run.preactivations(*self.columns).double().cpu(), answers.cpu()])
+        return torch.cat([result.preactivations(*self.columns).double().cpu(), answers.cpu()])
 
     def measure(
         self, ablations: Sequence[_Ablation], mode: InterventionMode
     ) -> Float[Tensor, "run measured"]:
         """By how much each ablation changes each feature and answer."""
-        wanted: list[list[Intervention]] = [[], *(a.interventions for a in ablations)]
-        clamps = at_prompt(self.original, wanted)
-        made = runs(self.original, clamps, len(wanted), mode)
-        before = self.values(next(made))
-        changes = [self.values(run) - before for run in made]
+        groups: list[list[Intervention]] = [[], *(a.interventions for a in ablations)]
+        clamps = prompt_clamps(self.run, groups)
+        results = edited_runs(self.run, clamps, len(groups), mode)
+        before = self.values(next(results))
+        changes = [self.values(result) - before for result in results]
         return torch.stack(changes) if changes else before.new_zeros(0, len(before))
 
     def direct(self, ablations: Sequence[_Ablation]) -> DirectEffects:
@@ -219,10 +229,10 @@ class _Test:
         edges = self.graph.adjacency[self.rows].double()
         largest = edges.abs().amax(1).clamp(min=1e-10)
         predicted = torch.stack([-edges[:, a.rows].sum(1) for a in ablations])
-        said = torch.stack([(edges[:, a.rows] != 0).all(1) for a in ablations])
-        said |= not is_pruned(self.graph)
-        missed = ((measured - predicted).abs() / largest)[said]
-        return DirectEffects(len(missed), float(missed.max()) if len(missed) else 0.0)
+        has_edge = torch.stack([(edges[:, a.rows] != 0).all(1) for a in ablations])
+        has_edge |= not is_pruned(self.graph)
+        difference = ((measured - predicted).abs() / largest)[has_edge]
+        return DirectEffects(len(difference), float(difference.max()) if len(difference) else 0.0)
 
     def on_targets(self, changes: Float[Tensor, "run measured"]) -> Float[Tensor, " run"]:
         """The targets' change, each as a share of what reaches it, weighted."""
@@ -239,26 +249,25 @@ class _Test:
         while current.any():
             current = shares @ current
             total = total + current
-        found = []
+        correlations = []
         features = len(self.columns[0])
         for i in range(len(ablations)):
             reached = total[self.rows[:features], i]
-            here = reached > 0
+            later = reached > 0
             effect = (changes[i].abs() / self.size)[:features]
-            found.append(spearman(reached[here], effect[here]))
-        known = [f for f in found if f is not None]
-        return sum(known) / len(known) if known else None
+            correlations.append(spearman(reached[later], effect[later]))
+        return mean(correlations)
 
     def curve(self, seed: int) -> AblationCurve:
         """The first features of each ranking, ablated together."""
-        graph, draw = self.graph, torch.Generator().manual_seed(seed)
+        graph, generator = self.graph, torch.Generator().manual_seed(seed)
         rows = (graph.nodes.is_kind("feature") & (graph.target_weights == 0)).nonzero().flatten()
         counts = tuple(c for c in COUNTS if c <= len(rows))
         orders = [
             getattr(graph.nodes, by)[rows].abs().argsort(descending=True, stable=True)
             for by in ("influence", "activation")
         ]
-        orders += [torch.randperm(len(rows), generator=draw) for _ in range(DRAWS)]
+        orders += [torch.randperm(len(rows), generator=generator) for _ in range(DRAWS)]
         ablations = [_Ablation(graph, rows[o[:c]].tolist()) for o in orders for c in counts]
         effects = self.on_targets(self.measure(ablations, InterventionMode())).view(
             len(orders), len(counts)
@@ -269,37 +278,35 @@ class _Test:
 
     def layers(self, ablations: Sequence[_Ablation]) -> tuple[LayerFaithfulness, ...]:
         """How the layers above each ablated feature respond to the loss of its own write."""
-        n_layers = len(self.original.snapshot.blocks)
-        reads = torch.stack(self.original.reads)
+        n_layers = self.run.n_layers
+        reads = torch.stack(self.run.reads)
         cosines: list[list[float]] = [[] for _ in range(n_layers)]
         errors: list[list[float]] = [[] for _ in range(n_layers)]
         for source in range(n_layers - 1):
-            here = [a for a in ablations if self.graph.nodes[a.rows[0]].layer == source]
-            own = range(source, source + 1)
-            if not here or source not in self.original.dictionary.written_layers(source):
+            of_layer = [a for a in ablations if self.graph.nodes[a.rows[0]].layer == source]
+            if not of_layer or source not in self.run.dictionary.written_layers(source):
                 continue
-            both = [self._responses(here, own, mlps) - reads for mlps in ("model", "replacement")]
+            model, replacement = (
+                self._responses(of_layer, source, mlps) - reads for mlps in get_args(Mlps)
+            )
             for layer in range(source + 1, n_layers):
-                for one, other in zip(
-                    *(b[:, layer].flatten(1).double() for b in both), strict=True
-                ):
-                    if float(one.norm()) > 0 and float(other.norm()) > 0:
-                        cosines[layer].append(float(one @ other / (one.norm() * other.norm())))
-                        errors[layer].append(float(((one - other).norm() / one.norm()) ** 2))
+                pairs = (r[:, layer].flatten(1).double() for r in (model, replacement))
+                for a, b in zip(*pairs, strict=True):
+                    if float(a.norm()) > 0 and float(b.norm()) > 0:
+                        cosines[layer].append(float(a @ b / (a.norm() * b.norm())))
+                        errors[layer].append(float(((a - b).norm() / a.norm()) ** 2))
         return tuple(
-            LayerFaithfulness(layer, len(c), _mean(c), _mean(e))
+            LayerFaithfulness(layer, len(c), mean(c), mean(e))
             for layer, (c, e) in enumerate(zip(cosines, errors, strict=True))
             if layer
         )
 
-    def _responses(self, ablations: Sequence[_Ablation], own: range, mlps: Any) -> Tensor:
-        clamps = at_prompt(self.original, [a.interventions for a in ablations])
-        mode = InterventionMode("constrained", own, mlps=mlps)
-        return torch.stack([r.reads for r in runs(self.original, clamps, len(ablations), mode)])
-
-
-def _mean(numbers: list[float]) -> float | None:
-    return sum(numbers) / len(numbers) if numbers else None
+    def _responses(self, ablations: Sequence[_Ablation], layer: int, mlps: Mlps) -> Tensor:
+        """What features read when the ablated features' writes into their own layer are gone."""
+        clamps = prompt_clamps(self.run, [a.interventions for a in ablations])
+        mode = InterventionMode("constrained", range(layer, layer + 1), mlps=mlps)
+        results = edited_runs(self.run, clamps, len(ablations), mode)
+        return torch.stack([result.reads for result in results])
 
 
 def _ranking(tested: Sequence[AblationEffect], later: float | None, seed: int) -> RankCorrelations:
@@ -307,14 +314,14 @@ def _ranking(tested: Sequence[AblationEffect], later: float | None, seed: int) -
         torch.tensor([getattr(t, name) for t in tested], dtype=torch.float64)
         for name in ("effect", "influence", "activation")
     )
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     chance = [
-        spearman(torch.randperm(len(effect), generator=draw).double(), effect) for _ in range(100)
+        spearman(torch.randperm(len(effect), generator=generator).double(), effect)
+        for _ in range(100)
     ]
-    known = [abs(c) for c in chance if c is not None]
     return RankCorrelations(
         influence=spearman(by_influence, effect),
         activation=spearman(by_activation.abs(), effect),
-        random=_mean(known),
+        random=mean(abs(c) for c in chance if c is not None),
         later_features=later,
     )
