@@ -14,6 +14,8 @@ from tests.dictionaries.small import X, small
 from tests.hub.asking import REPO, WHOLE, client_warns, forget_sessions, load, told
 from tests.hub.server import Repo, State
 from tl_attribution.dictionaries import publishing
+from tl_attribution.dictionaries.hub import Address, needed
+from tl_attribution.dictionaries.hub import hub as registered_hub
 from tl_attribution.errors import HubError
 
 pytestmark = client_warns
@@ -80,11 +82,11 @@ def test_a_folder_of_a_repository_and_folders_of_layers(hub: State, folder: Path
     )
     sizes = {f"gpt2-tc{i}/sae.safetensors": 9 for i in range(3)}
     settings = {f"gpt2-tc{i}/cfg.json": 9 for i in range(3)}
-    at = hub.Address("a/b")
-    found = hub.needed({**settings, **sizes, "features/a.safetensors": 9}, at)
+    at = Address("a/b")
+    found = needed({**settings, **sizes, "features/a.safetensors": 9}, at)
     assert found == [*sorted(sizes), *sorted(settings)]
     with pytest.raises(HubError, match="several dictionaries"):
-        hub.needed({**sizes, "gpt2-tc1-large/sae.safetensors": 9}, at)
+        needed({**sizes, "gpt2-tc1-large/sae.safetensors": 9}, at)
 
 
 def test_a_config_may_name_files_of_other_repositories(
@@ -99,19 +101,19 @@ def test_a_config_may_name_files_of_other_repositories(
     ours.commit(
         "main", {**named, "set/ours.safetensors": ("lfs", b"two"), "big.bin": ("lfs", b"x")}
     )
-    gathered = hub.hub().download(hub.Address(REPO, "set"), None)
+    gathered = registered_hub().download(Address(REPO, "set"), None)
     weights = {p.name: p.read_bytes() for p in gathered.glob("*.safetensors")}
     assert weights == {f"layer_{i}.safetensors": w for i, w in enumerate((b"zero", b"one", b"two"))}
     assert "hf://" not in (gathered / "config.yaml").read_text()
     assert "- layer_2.safetensors" in (gathered / "config.yaml").read_text()
     hub.fail(".*", 503)
-    assert hub.hub().download(hub.Address(REPO, "set"), None) == gathered
+    assert registered_hub().download(Address(REPO, "set"), None) == gathered
     hub.faults.clear()
     for i, name in enumerate(("hf://them/weights/evil.pt", "../../x.npz", "hf://them/../x.npz")):
         config = CONFIG.replace("ours.safetensors", name)
         ours.commit("main", {f"bad{i}/config.yaml": ("regular", config.encode())})
         with pytest.raises(HubError, match=r"only \.safetensors and \.npz|lies outside of it"):
-            hub.hub().download(hub.Address(REPO, f"bad{i}"), None)
+            registered_hub().download(Address(REPO, f"bad{i}"), None)
 
 
 def test_a_cut_connection_is_taken_up_where_it_ended(

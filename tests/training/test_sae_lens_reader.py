@@ -95,8 +95,8 @@ def test_the_last_reader_that_accepts_is_used_and_else_the_host() -> None:
 def test_importing_sae_lens_offers_its_store() -> None:
     code = """
 import tl_attribution, sae_lens
-from tl_attribution.training import reading
-assert [f.__module__ for f in reading._FACTORIES] == ["tl_attribution.plugins.sae_lens.store"]
+from tl_attribution.training.activation_reader import _FACTORIES
+assert [f.__module__ for f in _FACTORIES] == ["tl_attribution.plugins.sae_lens.store"]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

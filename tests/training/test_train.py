@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import tl_attribution as tla
 from tests.models import FAMILIES, RAW_HOSTS, tiny
 from tests.training import runs
+from tl_attribution.hosts.protocols import host_for
 from tl_attribution.training import checkpoint
 from tl_attribution.training.callbacks import Callback, RunInfo, StepRecord
 
@@ -79,7 +80,7 @@ def test_every_recipe_learns_and_what_is_saved_is_what_was_trained(
 
 def test_batchtopk_is_saved_with_thresholds_that_keep_k_features_a_token() -> None:
     made = train(tokens=64 * 60)
-    host = tla.replacement.host.host_for(tiny(runs.FAMILY, runs.HOST))
+    host = host_for(tiny(runs.FAMILY, runs.HOST))
     counts = []
     for text in runs.texts(40):
         active = tla.features(host.model, text, made)
