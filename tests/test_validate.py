@@ -36,7 +36,7 @@ def graph(model: Any) -> Graph:
 def found(model: Any, graph: Graph) -> Validation:
     features = [n for n in graph.nodes if n.kind == "feature"]
     return tla.validate(
-        graph, model, transcoder(), supernodes=[features[:3], [features[5][1:4]]], max_features=12
+        model, graph, transcoder(), supernodes=[features[:3], [features[5][1:4]]], max_features=12
     )
 
 
@@ -95,7 +95,7 @@ def test_supernodes_are_ablated_as_a_whole(model: Any, graph: Graph, found: Vali
 def test_neurons_respond_exactly_as_the_model(model: Any) -> None:
     neurons = tla.neurons(model)
     graph = tla.attribute(model, PROMPT, neurons, max_features=40)
-    exact = tla.validate(graph, model, neurons, max_features=8)
+    exact = tla.validate(model, graph, neurons, max_features=8)
     assert exact.direct.worst < 1e-3
     assert [layer.layer for layer in exact.layers] == [1, 2]
     for layer in exact.layers:
@@ -110,7 +110,7 @@ def test_neurons_respond_exactly_as_the_model(model: Any) -> None:
 @pytest.mark.hosts
 def test_a_false_graph_is_called_false(model: Any, graph: Graph) -> None:
     wrong = replace(graph, adjacency=graph.adjacency * 1.5)
-    found = tla.validate(wrong, model, transcoder(), max_features=4)
+    found = tla.validate(model, wrong, transcoder(), max_features=4)
     assert found.direct.worst > 0.1
     assert found.verdict[0].startswith("Do not use this graph")
     assert "NOT the graph's edges" in found.verdict[1]
@@ -122,7 +122,7 @@ def test_pruned_graphs_and_capped_logits(kind: str) -> None:
     model = tiny("gemma2", HOSTS[-1])
     dictionary = KINDS[kind](model)
     pruned = tla.attribute(model, PROMPT, dictionary).prune(0.95, 0.9)
-    found = tla.validate(pruned, model, dictionary, max_features=4)
+    found = tla.validate(model, pruned, dictionary, max_features=4)
     assert found.direct.worst < 1e-3
     assert found.curve.counts
 
@@ -130,16 +130,16 @@ def test_pruned_graphs_and_capped_logits(kind: str) -> None:
 @pytest.mark.hosts
 def test_what_cannot_be_validated(model: Any, graph: Graph) -> None:
     with pytest.raises(MismatchError, match="other weights"):
-        tla.validate(graph, model, transcoder(seed=3))
+        tla.validate(model, graph, transcoder(seed=3))
     with pytest.raises(InputError, match="max_features must be at least 1"):
-        tla.validate(graph, model, transcoder(), max_features=0)
+        tla.validate(model, graph, transcoder(), max_features=0)
     with pytest.raises(InputError, match="no feature node at layer 0"):
-        tla.validate(graph, model, transcoder(), supernodes=[[(0, 0, 1)]])
+        tla.validate(model, graph, transcoder(), supernodes=[[(0, 0, 1)]])
     difference = tla.attribute(
         model, PROMPT, transcoder(), targets=[tla.DifferenceTarget(" w1", " w2")]
     )
     with pytest.raises(InputError, match="explains no token"):
-        tla.validate(difference, model, transcoder())
+        tla.validate(model, difference, transcoder())
 
 
 @pytest.mark.hosts

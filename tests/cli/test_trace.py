@@ -61,7 +61,7 @@ def test_defaults_are_atlas_and_its_dictionary(
         "coverage": None,
         "max_features": None,
         "prefix": None,
-        "engine": "fast",
+        "engine": "closed_form",
     }
 
 

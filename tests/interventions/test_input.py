@@ -14,7 +14,7 @@ from tests.models import HOSTS, tiny
 from tests.random_dictionaries import FEATURES, transcoder
 from tl_attribution.errors import InputError, MismatchError
 from tl_attribution.graph.graph import Graph
-from tl_attribution.interventions.intervention import listed
+from tl_attribution.interventions.intervention import as_list
 
 PROMPT = [1, 9, 20, 33, 9, 41]
 ONE = tla.Intervention(1, 2, 3, 1.0)
@@ -91,7 +91,7 @@ def test_one_feature_is_not_held_in_two_ways(model: Any) -> None:
 def test_what_is_no_intervention(model: Any, graph: Graph) -> None:
     for wrong in ("1:2:3", 7, [(1, 2, 3, 4.0)]):
         with pytest.raises(InputError, match="is no Intervention"):
-            listed(wrong)
+            as_list(wrong)
     with pytest.raises(InputError, match="how must be one of set, scale, add"):
         tla.Intervention(0, 1, 2, 3.0, "ablate")
     with pytest.raises(InputError, match="only features can be changed"):

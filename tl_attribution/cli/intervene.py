@@ -68,12 +68,14 @@ def intervene(
     prefix: common.Prefix = None,
 ) -> None:
     """Run PROMPT with features changed, and show its answers before and after."""
-    wanted = [
-        _parse(text, how)
-        for how, texts in (("set", set_), ("scale", scale), ("add", add), ("ablate", ablate))
-        for text in texts or []
-    ]
-    if not wanted:
+    options: dict[Change, list[str] | None] = {
+        "set": set_,
+        "scale": scale,
+        "add": add,
+        "ablate": ablate,
+    }
+    interventions = [_parse(text, how) for how, texts in options.items() for text in texts or []]
+    if not interventions:
         raise InputError(f"nothing to change; give --set {FORM}=VALUE, --scale, --add or --ablate")
     settings: dict[str, Any] = {
         "propagation": propagation.value,
@@ -83,7 +85,7 @@ def intervene(
     }
 
     chosen = common.Chosen(model, dictionary, reads, writes, k, trained_on)
-    _run(chosen, prompt, wanted, settings, generate)
+    _run(chosen, prompt, interventions, settings, generate)
 
 
 Change = Literal["set", "scale", "add", "ablate"]
@@ -123,7 +125,11 @@ def _layers(text: str) -> range:
 
 
 def _run(
-    chosen: common.Chosen, prompt: str, wanted: list[Any], settings: dict[str, Any], new: int
+    chosen: common.Chosen,
+    prompt: str,
+    interventions: list[Any],
+    settings: dict[str, Any],
+    n_new: int,
 ) -> None:
     from tl_attribution.cli import intervention_report, terminal
 
@@ -131,9 +137,9 @@ def _run(
         progress(0, 0, f"loading {chosen.model or chosen.dictionary or common.ATLAS}")
         model, dictionary = common.load(chosen, progress)
         progress(0, 0, "running")
-        ran = tla.intervene(model, prompt, dictionary, wanted, **settings)
+        result = tla.intervene(model, prompt, dictionary, interventions, **settings)
         texts = [
-            tla.generate(model, prompt, dictionary, held, max_new_tokens=new, **settings).text
-            for held in (([], wanted) if new else ())
+            tla.generate(model, prompt, dictionary, group, max_new_tokens=n_new, **settings).text
+            for group in (([], interventions) if n_new else ())
         ]
-    intervention_report.show(terminal.console(), ran, texts, ANSWERS)
+    intervention_report.show(terminal.console(), result, texts, ANSWERS)

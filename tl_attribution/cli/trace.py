@@ -16,7 +16,7 @@ from tl_attribution.cli import common
 class Engine(str, Enum):
     """How edges are computed."""
 
-    fast = "fast"
+    closed_form = "closed_form"
     autograd = "autograd"
 
 
@@ -69,7 +69,7 @@ def trace(
     node_threshold: NodeThreshold = 0.8,
     edge_threshold: EdgeThreshold = 0.98,
     prefix: common.Prefix = None,
-    engine: EngineName = Engine.fast,
+    engine: EngineName = Engine.closed_form,
 ) -> None:
     """Trace PROMPT: compute its attribution graph, check it against the model, and tell it."""
     files = {"out": out, "json": json, "html": html}

@@ -82,7 +82,7 @@ def _compute(graph: tla.Graph, chosen: common.Chosen, features: int, seed: int) 
         progress(0, 0, f"loading {chosen.model}")
         model, loaded = common.load(chosen, progress)
         run = tla.validate
-        return run(graph, model, loaded, max_features=features, seed=seed, progress=progress)
+        return run(model, graph, loaded, max_features=features, seed=seed, progress=progress)
 
 
 def _tell(found: Any, files: list[Path]) -> None:
