@@ -18,7 +18,7 @@ from tl_attribution.hosts.protocols import EditMlps, MlpPairs, ReplaceMlp
 from tl_attribution.hosts.sites import ReadSite, WriteSite
 from tl_attribution.hosts.snapshot import Block, Snapshot
 from tl_attribution.plugins.transformer_lens import hook_names, tokens
-from tl_attribution.plugins.transformer_lens.capture import check_finite, look
+from tl_attribution.plugins.transformer_lens.capture import check_finite, look, only_place
 from tl_attribution.plugins.transformer_lens.editing import Editing
 from tl_attribution.shapes import Streams, TokenIds
 
@@ -63,8 +63,7 @@ class TransformerLensHost(abc.ABC):
         self.parallel = bool(getattr(cfg, "parallel_attn_mlp", False))
         cap = getattr(cfg, "output_logits_soft_cap", None)
         self.soft_cap = float(cap) if cap is not None and cap > 0 else None
-        weight = next(iter(model.parameters()))
-        self.dtype, self.device = weight.dtype, weight.device
+        self.dtype, self.device = only_place(self.name, model)
         self.compute_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @abc.abstractmethod
@@ -173,7 +172,7 @@ class TransformerLensHost(abc.ABC):
 
     def _run(self, token_ids: TokenIds, hooks: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
         wanted = set(hooks)
-        tokens = token_ids[None].to(next(iter(self.model.parameters())).device)
+        tokens = token_ids[None].to(self.device)
         with torch.no_grad():
             logits, cache = self.model.run_with_cache(
                 tokens, names_filter=lambda name: name in wanted, return_type="logits"

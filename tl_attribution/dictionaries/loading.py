@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from tl_attribution import plugin_loading
+from tl_attribution import devices, plugin_loading
 from tl_attribution.dictionaries import hub
 from tl_attribution.dictionaries.activations import Activation, TopK
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.dictionaries.catalog import NEURONS, CatalogEntry, names
-from tl_attribution.dictionaries.formats import pickles
+from tl_attribution.dictionaries.formats import pickles, writing
 from tl_attribution.dictionaries.formats.common import DictionaryFiles
 from tl_attribution.dictionaries.formats.readers import READERS, needs
 from tl_attribution.dictionaries.hub import Progress
@@ -54,14 +54,17 @@ def load_dictionary(
 
     The hooks, the model and TopK's ``k`` are only needed where neither the files nor the names say
     them; given, they win. Weights stay on disk and are read as they are needed, in the files' dtype
-    unless ``dtype`` is given; computations are in the model's. With a ``device`` other than the CPU
-    they are all read onto it.
+    unless ``dtype`` is given; computations are in the model's, and on its device, wherever the
+    weights are. With a ``device`` other than the CPU they are all read onto it.
 
     Raises NotFoundError for a source that leads nowhere (suggesting the nearest name), FormatError
     for files that are no dictionary, or corrupt, MismatchError for weights that don't fit each
-    other, InputError for hooks or a k that nobody says, several dictionaries in one folder, or
-    objects that make no dictionary, HubError for what goes wrong with the Hub.
+    other, InputError for hooks or a k that nobody says, a device that is not there, several
+    dictionaries in one folder, or objects that make no dictionary, HubError for what goes wrong
+    with the Hub.
     """
+    if device is not None:
+        devices.check(device)
     wanted = LoadOptions(feature_input_hook, feature_output_hook, device, dtype, k)
     entry = find(source) if isinstance(source, str | Path) else None
     if entry is not None:
@@ -133,8 +136,29 @@ def _folder(source: str, progress: Progress | None) -> Path:
 def _open(folder: Path, wanted: LoadOptions) -> Dictionary:
     if (folder / "run.json").is_file():
         folder = of_run(folder)
+    if not folder.is_dir():
+        raise FormatError(_unknown(folder))
+    while True:
+        writing.finish(folder)
+        before = writing.state(folder)
+        try:
+            dictionary = _recognised(folder, wanted)
+        except TlAttributionError:
+            if not _saved_since(folder, before):
+                raise
+        else:
+            if not _saved_since(folder, before):
+                return dictionary
+
+
+def _saved_since(folder: Path, before: object) -> bool:
+    """Whether another process has saved meanwhile, so that what was read may be of two."""
+    return writing.is_moving(folder) or writing.state(folder) != before
+
+
+def _recognised(folder: Path, wanted: LoadOptions) -> Dictionary:
     for reader in READERS:
-        if folder.is_dir() and reader.recognise(folder):
+        if reader.recognise(folder):
             return _build(_read(reader, folder), f"{folder} ({reader.NAME})", wanted)
     raise FormatError(_unknown(folder))
 
@@ -230,6 +254,10 @@ def of_run(run: Path) -> Path:
 
 
 def _unknown(folder: Path) -> str:
+    if writing.is_unfinished(folder):
+        return (
+            f"{folder}: saving a dictionary there was interrupted before it was whole; save again"
+        )
     files = [folder] if folder.is_file() else sorted(folder.iterdir())
     for file in files:
         if remedy := pickles.remedy(file.suffix):

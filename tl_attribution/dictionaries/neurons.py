@@ -87,8 +87,9 @@ class Neurons(Dictionary):
     ) -> FeatureReads:
         """Input weights, times the frozen gate where there is one."""
         mlp = self.layers[layer]
-        vectors = mlp.W_in.T[index].to(x)
-        bias = x.new_zeros(len(index)) if mlp.b_in is None else mlp.b_in[index].to(x)
+        at = index.to(mlp.W_in.device)
+        vectors = mlp.W_in.T[at].to(x)
+        bias = x.new_zeros(len(index)) if mlp.b_in is None else mlp.b_in[at].to(x)
         gate = self._gate(layer, x)
         if gate is None:
             return FeatureReads(vectors, bias)
@@ -104,13 +105,16 @@ class Neurons(Dictionary):
     ) -> Float[Tensor, "active d_model"]:
         """Output weights."""
         del target
-        return self.layers[layer].W_out[index]
+        W_out = self.layers[layer].W_out
+        return W_out[index.to(W_out.device)]
 
     def decoder_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
         """The MLP's output bias."""
         return self.layers[layer].b_out
 
-    def save(self, path: str | Path, *, format: str = "tl-attribution") -> None:
+    def save(
+        self, path: str | Path, *, format: str = "tl-attribution", overwrite: bool = False
+    ) -> None:
         """Neurons are the model's own weights, so there is nothing to save: always InputError."""
         raise InputError(
             f"neurons are the model's own weights and are not saved (to {path}); "

@@ -100,5 +100,5 @@ def _check_length(run: PromptRun, n_new: int) -> None:
 def _sample(logits: Float[Tensor, " vocab"], temperature: float, sampler: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    probabilities = (logits.double() / temperature).softmax(-1).cpu()
+    probabilities = (logits.cpu().double() / temperature).softmax(-1)
     return int(torch.multinomial(probabilities, 1, generator=sampler))

@@ -206,11 +206,11 @@ class _Experiment:
 
     def values(self, result: InterventionResult) -> Float[Tensor, " measured"]:
         """Pre-activations of the graph's features, and logits less their mean, in one run."""
-        cap, logits = self.run.snapshot.soft_cap, result.logits.double()
+        cap, logits = self.run.snapshot.soft_cap, result.logits.cpu().double()
         logits = logits if cap is None else cap * torch.atanh(logits / cap)
         position, token = self.places
         answers = logits[position, token] - logits.mean(-1)[position]
-        return torch.cat([result.preactivations(*self.columns).double().cpu(), answers.cpu()])
+        return torch.cat([result.preactivations(*self.columns).cpu().double(), answers])
 
     def measure(
         self, ablations: Sequence[_Ablation], mode: InterventionMode
@@ -290,7 +290,7 @@ class _Experiment:
                 self._responses(of_layer, source, mlps) - reads for mlps in get_args(Mlps)
             )
             for layer in range(source + 1, n_layers):
-                pairs = (r[:, layer].flatten(1).double() for r in (model, replacement))
+                pairs = (r[:, layer].flatten(1).cpu().double() for r in (model, replacement))
                 for a, b in zip(*pairs, strict=True):
                     if float(a.norm()) > 0 and float(b.norm()) > 0:
                         cosines[layer].append(float(a @ b / (a.norm() * b.norm())))
