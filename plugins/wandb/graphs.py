@@ -59,8 +59,8 @@ def _finished(run: wandb.Run) -> Iterator[wandb.Run]:
 def _log(graph: Graph, run: wandb.Run) -> str | None:
     if run.disabled:
         return None
-    about, numbers = graph.about, _numbers(graph)
-    facts = {name: printable(getattr(about, name)) for name in ("prompt", "model", "dictionary")}
+    metadata, numbers = graph.metadata, _numbers(graph)
+    facts = {name: printable(getattr(metadata, name)) for name in ("prompt", "model", "dictionary")}
     artifact = wandb.Artifact(f"graph-{export.slug(graph)}", "graph", metadata={**facts, **numbers})
     row: dict[str, Any] = {**facts, **numbers, **_tables(page.readable(graph))}
     html = wandb.Html(page.render(graph), inject=False, data_is_not_path=True)
@@ -84,7 +84,7 @@ def _numbers(graph: Graph) -> dict[str, float]:
 
 def _tables(graph: Graph) -> dict[str, wandb.Table]:
     """Nodes and edges; text is text, with whatever is invisible escaped."""
-    tokens = [printable(token) for token in graph.about.tokens]
+    tokens = [printable(token) for token in graph.metadata.tokens]
     nodes, ids = [], []
     for row, node in enumerate(graph.nodes):
         measured = (float(graph.constant[row]), float(graph.preactivation[row]))

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from tl_attribution.errors import InputError, MismatchError
 from tl_attribution.graph.compare import compare
-from tl_attribution.graph.influence import influence, normalise
+from tl_attribution.graph.influence import influence, normalize
 
 seeds, some = st.integers(0, 10_000), settings(max_examples=30)
 
 
 def _with_ids(graph, *ids):
-    return replace(graph, about=replace(graph.about, token_ids=ids))
+    return replace(graph, metadata=replace(graph.metadata, token_ids=ids))
 
 
 def _same(one, other, positions):
@@ -71,7 +71,7 @@ def test_counts_and_shares_follow(random_graph, one, two):
     expected = sum(node.influence for node in shared) / max(total, 1e-30)
     assert features.share_a == pytest.approx(expected, abs=1e-5)
     assert found.count_edges().both + found.count_edges().only_b == b.n_edges
-    shares = normalise(b.adjacency)
+    shares = normalize(b.adjacency)
     flow = shares * (influence(shares, b.target_weights) + b.target_weights)[:, None]
     kept = sum(float(flow[u, r]) for _, _, u, r in found.edges.both.tolist())
     assert found.count_edges().share_b == pytest.approx(kept / float(flow.sum()), abs=1e-5)
@@ -177,7 +177,7 @@ def test_alignments_that_cannot_be_are_refused(random_graph, align, message):
 
 @pytest.mark.parametrize("name", ["model", "dictionary"])
 def test_graphs_of_different_machines_are_refused(small_graph, name):
-    other = replace(small_graph, about=replace(small_graph.about, **{name: "another"}))
+    other = replace(small_graph, metadata=replace(small_graph.metadata, **{name: "another"}))
     with pytest.raises(MismatchError, match=f"{name} differ: '.*' and 'another'"):
         compare(small_graph, other)
 

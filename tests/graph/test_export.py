@@ -143,17 +143,17 @@ def test_the_same_graph_gives_the_same_bytes(random_graph, tmp_path):
 @given(st.text(min_size=1))
 def test_slugs_are_safe_and_tell_prompts_apart(random_graph, prompt):
     graph = random_graph(0)
-    about = replace(graph.about, prompt=prompt)
-    slug = export.slug(replace(graph, about=about))
+    metadata = replace(graph.metadata, prompt=prompt)
+    slug = export.slug(replace(graph, metadata=metadata))
     assert re.fullmatch(r"[a-z0-9-]{1,60}", slug)
-    other = replace(graph, about=replace(about, prompt=prompt + "!"))
+    other = replace(graph, metadata=replace(metadata, prompt=prompt + "!"))
     assert slug != export.slug(other)
-    assert slug != export.slug(replace(graph, about=replace(about, model="another")))
+    assert slug != export.slug(replace(graph, metadata=replace(metadata, model="another")))
 
 
 def test_a_prompt_becomes_its_slug(random_graph):
-    about = replace(random_graph(0).about, prompt="Fact: the Capital/../is", model="m")
-    slug = export.slug(replace(random_graph(0), about=about))
+    metadata = replace(random_graph(0).metadata, prompt="Fact: the Capital/../is", model="m")
+    slug = export.slug(replace(random_graph(0), metadata=metadata))
     assert re.fullmatch(r"fact-the-capital-is-[0-9a-f]{8}", slug)
 
 

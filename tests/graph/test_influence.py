@@ -32,7 +32,7 @@ def test_hand_computed_scores(small_graph):
 @given(seeds)
 def test_influence_is_the_sum_of_the_inverse(random_graph, seed):
     graph = random_graph(seed)
-    shares = scoring.normalise(graph.adjacency).double()
+    shares = scoring.normalize(graph.adjacency).double()
     weights = graph.target_weights.double()
     all_walks = torch.linalg.inv(torch.eye(len(weights), dtype=torch.float64) - shares)
     expected = weights @ all_walks - weights
@@ -68,7 +68,7 @@ def test_pruning_moves_edges_into_the_constant(random_graph, seed):
     graph = random_graph(seed)
     assert graph.residual() < 1e-6
     assert graph.prune(0.5, 0.8).residual() < 1e-5
-    assert graph.prune(0.5, 0.8).about.settings["node_threshold"] == 0.5
+    assert graph.prune(0.5, 0.8).metadata.settings["node_threshold"] == 0.5
 
 
 @given(seeds)
@@ -132,7 +132,7 @@ def test_masks_and_scores_are_circuit_tracers(reference_prune, result):
     inputs, errors = always & (rows < n - n_logits), ~features & ~always
     scores = scoring.scores(adjacency, weights, inputs, errors)
     assert list(scores) == pytest.approx(result["scores"], abs=1e-6)
-    ordered, order = scoring.influence(scoring.normalise(adjacency), weights).sort(descending=True)
+    ordered, order = scoring.influence(scoring.normalize(adjacency), weights).sort(descending=True)
     cumulative = torch.empty(n)
     cumulative[order] = ordered.cumsum(0) / ordered.sum()
     some = ordered[order.argsort()] > 0  # ties at zero have no order

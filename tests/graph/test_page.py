@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tl_attribution.graph.graph import Certificate
-from tl_attribution.graph.influence import normalise
+from tl_attribution.graph.influence import normalize
 from tl_attribution.view import layout, page
 
 VOID = {"meta", "br"}
@@ -76,15 +76,15 @@ def _assert_harmless(parsed: Parsed) -> None:
 
 
 def _hostile(graph):
-    about = graph.about
-    answers = tuple(a._replace(token=HOSTILE) for a in about.answers)
+    metadata = graph.metadata
+    answers = tuple(a._replace(token=HOSTILE) for a in metadata.answers)
     return replace(
         graph,
         nodes=replace(graph.nodes, labels=(HOSTILE,) * len(graph.nodes)),
-        about=replace(
-            about,
+        metadata=replace(
+            metadata,
             prompt=HOSTILE,
-            tokens=(HOSTILE,) * len(about.tokens),
+            tokens=(HOSTILE,) * len(metadata.tokens),
             model=HOSTILE,
             dictionary=HOSTILE,
             answers=answers,
@@ -106,7 +106,7 @@ def test_a_hostile_prompt_is_only_text(random_graph):
 @given(st.text(max_size=30), st.text(max_size=8), st.text(max_size=8))
 def test_any_text_is_only_text(random_graph, prompt, token, label):
     graph = random_graph(1, tokens=(token, "b"), answers=(label,))
-    graph = replace(graph, about=replace(graph.about, prompt=prompt))
+    graph = replace(graph, metadata=replace(graph.metadata, prompt=prompt))
     parsed = Parsed(page.render(graph))
     _assert_harmless(parsed)
     parsed.text().encode()
@@ -179,7 +179,7 @@ def test_only_the_strongest_edges_are_drawn(random_graph):
     found = layout.select(graph, [])
     assert len(found.edges) == layout.MAX_EDGES
     assert f"the strongest {layout.MAX_EDGES} of {graph.n_edges:,} edges" in text
-    shares = normalise(graph.adjacency)
+    shares = normalize(graph.adjacency)
     arriving = graph.nodes.influence + graph.target_weights
     ordered = (shares * arriving[:, None]).flatten().sort(descending=True).values
     for edge in found.edges:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tl_attribution.errors import InputError
 from tl_attribution.graph import paths
 from tl_attribution.graph.graph import Certificate
-from tl_attribution.graph.influence import normalise
+from tl_attribution.graph.influence import normalize
 from tl_attribution.text import printable
 
 seeds = st.integers(0, 10_000)
@@ -30,7 +30,7 @@ def _all_paths(graph, shares, row, strength, tail):
 @given(seeds, st.integers(1, 12))
 def test_the_strongest_paths_are_those_of_an_exhaustive_search(random_graph, seed, n):
     graph = random_graph(seed, density=0.4)
-    shares = normalise(graph.adjacency)
+    shares = normalize(graph.adjacency)
     every = [
         path
         for row in graph.target_weights.nonzero().flatten().tolist()

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tl_attribution.errors import InputError
-from tl_attribution.graph.influence import influence, normalise
+from tl_attribution.graph.influence import influence, normalize
 from tl_attribution.graph.node_selectors import select_nodes
 from tl_attribution.graph.storage import load_graph
 from tl_attribution.view import page
@@ -78,7 +78,7 @@ def test_upstream_is_the_inverse(random_graph, seed):
     adjacency, before = graph.adjacency.double(), graph.preactivation.double()
     eye = torch.eye(len(before), dtype=torch.float64)
     target = int((adjacency != 0).any(1).nonzero().max())
-    shares = normalise(adjacency)
+    shares = normalize(adjacency)
     influence = torch.linalg.inv(eye - shares)[target] - eye[target]
     signed = adjacency / torch.where(before == 0, 1.0, before)[:, None]
     effect = before[target] * (torch.linalg.inv(eye - signed)[target] - eye[target])
@@ -175,7 +175,7 @@ def test_a_subgraph_is_saved_exported_and_drawn_as_what_it_is(random_graph, tmp_
     assert f"A part, chosen by hand, of a graph of {len(graph.nodes)} nodes" in shown
     assert "nothing is left out" not in shown
     again = part.subgraph(lambda node: node.kind in ("feature", "logit"))
-    assert again.about.settings["subgraph_of"] == len(graph.nodes)
+    assert again.metadata.settings["subgraph_of"] == len(graph.nodes)
 
 
 def test_a_subgraph_without_anything_explained_is_refused(small_graph):
@@ -244,7 +244,7 @@ def test_influence_is_the_targets_upstream(random_graph):
     graph = random_graph(2)
     weighted = sum(
         float(graph.target_weights[t])
-        * influence(normalise(graph.adjacency), torch.eye(len(graph.nodes))[t])
+        * influence(normalize(graph.adjacency), torch.eye(len(graph.nodes))[t])
         for t in graph.target_weights.nonzero().flatten().tolist()
     )
     torch.testing.assert_close(weighted, graph.nodes.influence)

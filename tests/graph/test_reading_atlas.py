@@ -71,7 +71,7 @@ def test_paths_groups_and_parts(graphs: list[Graph]) -> None:
 def test_two_prompts_that_differ_in_one_word(graphs: list[Graph]) -> None:
     found = tla.compare(*graphs)
     place = _only(graphs[0], "token", " Dallas").position
-    assert found.positions == {p: p for p in range(len(graphs[0].about.tokens))}
+    assert found.positions == {p: p for p in range(len(graphs[0].metadata.tokens))}
     assert [n.label for n in found.only_a() if n.kind == "token"] == [" Dallas"]
     assert [n.label for n in found.only_b() if n.kind == "token"] == [" Oakland"]
     # What comes before the word cannot know it, so the same features are active there.

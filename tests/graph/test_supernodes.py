@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from tl_attribution.errors import FormatError, InputError
 from tl_attribution.graph import export, paths
-from tl_attribution.graph.influence import influence, normalise
+from tl_attribution.graph.influence import influence, normalize
 from tl_attribution.graph.storage import KEY, load_graph
 from tl_attribution.text import printable
 from tl_attribution.view import page
@@ -40,7 +40,7 @@ def _grouped(random_graph, seed, marks):
 def test_edges_between_groups_are_the_sums_of_their_members_edges(random_graph, seed, marks):
     graph = _grouped(random_graph, seed, marks)
     found = graph.supernodes()
-    shares = normalise(graph.adjacency)
+    shares = normalize(graph.adjacency)
     arriving = influence(shares, graph.target_weights) + graph.target_weights
     assert sorted(row for rows in found.members for row in rows) == list(range(len(graph.nodes)))
     for t, targets in enumerate(found.members):

@@ -17,7 +17,7 @@ from tl_attribution.attribution.targets import FeatureTarget, ResolvedTarget, Ta
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError
 from tl_attribution.graph.graph import Answer, Certificate, Graph, GraphMetadata
-from tl_attribution.graph.influence import influence, normalise
+from tl_attribution.graph.influence import influence, normalize
 from tl_attribution.graph.nodes import LEAF_LAYER, NodeTable
 from tl_attribution.hosts.prompt import Prompt, compute_in_fp32, resolve_prefix, token_ids
 from tl_attribution.hosts.protocols import Host, host_for
@@ -261,7 +261,7 @@ def _graph(run: _Run, parts: _Parts, settings: dict[str, Any]) -> Graph:
             run.logit_weights,
         ]
     )
-    flows = influence(normalise(parts.adjacency), weights)
+    flows = influence(normalize(parts.adjacency), weights)
     top = local.snapshot.logits[-1].softmax(-1).topk(min(ANSWERS, host.d_vocab))
     answers = zip(top.values.tolist(), top.indices.tolist(), strict=True)
     graph = Graph(
@@ -270,7 +270,7 @@ def _graph(run: _Run, parts: _Parts, settings: dict[str, Any]) -> Graph:
         constant=parts.constant,
         preactivation=_preactivation(run, parts.chosen, total),
         target_weights=weights,
-        about=GraphMetadata(
+        metadata=GraphMetadata(
             prompt="".join(tokens[local.prefix :]),
             token_ids=tuple(ids),
             tokens=tokens,

@@ -169,7 +169,7 @@ class NodeSelection:
 
 
 def _sizes(edges: Float[Tensor, "target source"]) -> Float[Tensor, " target"]:
-    """What :func:`~tl_attribution.graph.influence.normalise` divides by."""
+    """What :func:`~tl_attribution.graph.influence.normalize` divides by."""
     return torch.linalg.vector_norm(edges, ord=1, dim=1).clamp(min=1e-10)
 
 

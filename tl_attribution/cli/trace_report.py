@@ -21,16 +21,18 @@ BAR = 20
 def show(console: Console, graph: Graph, pruned: Graph, seconds: float, files: list[str]) -> None:
     """Print what a person asks first: what was read, what is answered and why, and how far to
     trust it. ``seconds`` is the time the computation took."""
-    about = graph.about
+    metadata = graph.metadata
     _heading(console, "tokens")
-    for position, token in enumerate(about.tokens):
+    for position, token in enumerate(metadata.tokens):
         console.print(Text(f" {position} ", "dim"), quote(token), sep="", end=" ", soft_wrap=True)
     console.print()
     _heading(console, "answers")
-    for answer in about.answers:
+    for answer in metadata.answers:
         bar = "█" * round(answer.probability * BAR)
         console.print(f"  {answer.probability:6.1%}  {quote(answer.token)}  {bar}", soft_wrap=True)
-    _heading(console, f"graph of {about.model} through {about.dictionary}, in {seconds:.2f} s")
+    _heading(
+        console, f"graph of {metadata.model} through {metadata.dictionary}, in {seconds:.2f} s"
+    )
     console.print(Padding(_sizes(graph, pruned), (0, 2)))
     if graph.certificate.expanded < graph.certificate.active:
         console.print(f"  {paths.certificate_text(graph)}", soft_wrap=True)

@@ -67,7 +67,7 @@ class Comparison:
 
     def by_layer(self) -> dict[int, Counted]:
         """The features of each layer, counted."""
-        layers = range(self.a.about.n_layers)
+        layers = range(self.a.metadata.n_layers)
         features = [(g.nodes.is_kind("feature"), g.nodes.layer) for g in (self.a, self.b)]
         return {
             layer: self._counted(*(is_one & (at == layer) for is_one, at in features))
@@ -132,7 +132,7 @@ def compare(graph_a: Graph, graph_b: Graph, *, align: Align = "tokens") -> Compa
     ``align`` is unknown, maps two positions to one, or names one that a prompt does not have.
     """
     for name in ("model", "dictionary", "n_layers", "d_vocab"):
-        first, second = getattr(graph_a.about, name), getattr(graph_b.about, name)
+        first, second = getattr(graph_a.metadata, name), getattr(graph_b.metadata, name)
         if first != second:
             raise MismatchError(
                 f"the graphs' {name} differ: {first!r} and {second!r}; only graphs of one model "
@@ -144,7 +144,7 @@ def compare(graph_a: Graph, graph_b: Graph, *, align: Align = "tokens") -> Compa
 
 
 def _positions(a: Graph, b: Graph, align: Align) -> dict[int, int]:
-    lengths = len(a.about.tokens), len(b.about.tokens)
+    lengths = len(a.metadata.tokens), len(b.metadata.tokens)
     if isinstance(align, Mapping):
         for name, used, length in zip("ab", (align.keys(), align.values()), lengths, strict=True):
             if wrong := [p for p in used if not 0 <= p < length]:
@@ -155,7 +155,7 @@ def _positions(a: Graph, b: Graph, align: Align) -> dict[int, int]:
     if align == "position":
         return {p: p for p in range(min(lengths))}
     if align == "tokens":
-        return dict(_by_token(a.about.token_ids, b.about.token_ids))
+        return dict(_by_token(a.metadata.token_ids, b.metadata.token_ids))
     raise InputError(f"align must be 'tokens', 'position' or a mapping, got {align!r}")
 
 
@@ -183,7 +183,7 @@ def _keys(graph: Graph) -> Iterator[tuple[str, int, int, int | str]]:
     rows = zip(*(column.tolist() for column in columns), table.labels, strict=True)
     for kind, layer, position, index, label in rows:
         name = KINDS[kind]
-        named = name == "logit" and index >= graph.about.d_vocab
+        named = name == "logit" and index >= graph.metadata.d_vocab
         yield name, layer, position, label if named else index
 
 

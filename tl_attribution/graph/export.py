@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,9 @@ def to_networkx(graph: Graph) -> networkx.DiGraph:
     import networkx
 
     result = networkx.DiGraph(
-        prompt=graph.about.prompt, model=graph.about.model, dictionary=graph.about.dictionary
+        prompt=graph.metadata.prompt,
+        model=graph.metadata.model,
+        dictionary=graph.metadata.dictionary,
     )
     ids = []
     left_out, measured = graph.constant.tolist(), graph.preactivation.tolist()
@@ -116,9 +118,9 @@ def pair(layer: int, index: int) -> int:
 def slug(graph: Graph) -> str:
     """A file name and address for the graph: the prompt's letters and digits, and a digest that
     tells apart prompts, models and dictionaries that look the same without the rest."""
-    about = graph.about
-    words = re.sub(r"[^a-z0-9]+", "-", about.prompt.lower())[:50].strip("-")
-    whole = json.dumps([about.prompt, about.model, about.dictionary])
+    metadata = graph.metadata
+    words = re.sub(r"[^a-z0-9]+", "-", metadata.prompt.lower())[:50].strip("-")
+    whole = json.dumps([metadata.prompt, metadata.model, metadata.dictionary])
     return f"{words or 'prompt'}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
@@ -176,17 +178,16 @@ def _clerp(node: Node, weight: float) -> str:
 
 
 def _metadata(graph: Graph, nodes: list[Node]) -> dict[str, Any]:
-    about = graph.about
-    thresholds = {
-        k: about.settings[k] for k in ("node_threshold", "edge_threshold") if k in about.settings
-    }
-    known = {theirs: about.settings.get(ours) for ours, theirs in SETTINGS.items()}
+    metadata = graph.metadata
+    settings = metadata.settings
+    thresholds = {k: settings[k] for k in ("node_threshold", "edge_threshold") if k in settings}
+    known = {theirs: settings.get(ours) for ours, theirs in SETTINGS.items()}
     return {
         "slug": slug(graph),
-        "scan": about.model,
+        "scan": metadata.model,
         "transcoder_list": [],
-        "prompt_tokens": list(about.tokens),
-        "prompt": about.prompt,
+        "prompt_tokens": list(metadata.tokens),
+        "prompt": metadata.prompt,
         **{k: v for k, v in thresholds.items() if k == "node_threshold"},
         "schema_version": SCHEMA_VERSION,
         "info": {"generator": {"name": "tl-attribution", "version": _version()}},
@@ -201,10 +202,10 @@ def _own_facts(graph: Graph, nodes: list[Node]) -> dict[str, Any]:
     targets = graph.is_target.nonzero().flatten().tolist()
     weighted = graph.target_weights.nonzero().flatten().tolist()
     return {
-        "dictionary": graph.about.dictionary,
-        "prefix": graph.about.prefix,
-        "answers": [answer._asdict() for answer in graph.about.answers],
-        "settings": graph.about.settings,
+        "dictionary": graph.metadata.dictionary,
+        "prefix": graph.metadata.prefix,
+        "answers": [answer._asdict() for answer in graph.metadata.answers],
+        "settings": graph.metadata.settings,
         "residual": graph.residual(),
         "scores": graph.scores()._asdict(),
         "certificate": graph.certificate._asdict(),
@@ -216,6 +217,6 @@ def _own_facts(graph: Graph, nodes: list[Node]) -> dict[str, Any]:
 
 def _version() -> str:
     try:
-        return metadata.version("tl-attribution")
-    except metadata.PackageNotFoundError:
+        return version("tl-attribution")
+    except PackageNotFoundError:
         return "source"

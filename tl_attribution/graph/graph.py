@@ -82,7 +82,7 @@ class Graph:
     constant: Float[Tensor, " node"]
     preactivation: Float[Tensor, " node"]
     target_weights: Float[Tensor, " node"]
-    about: GraphMetadata
+    metadata: GraphMetadata
     certificate: Certificate
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class Graph:
             raise InputError(f"adjacency is {tuple(self.adjacency.shape)}, expected ({n}, {n})")
         if not len(self.constant) == len(self.preactivation) == len(self.target_weights) == n:
             raise InputError(f"constant, preactivation and target_weights must have {n} entries")
-        last = len(self.about.tokens) - 1
+        last = len(self.metadata.tokens) - 1
         if n and not 0 <= int(self.nodes.position.min()) <= int(self.nodes.position.max()) <= last:
             raise InputError(f"node positions must be 0 to {last}, as the prompt's tokens")
 
@@ -153,7 +153,7 @@ class Graph:
             constant=self.constant[kept] + lost,
             preactivation=self.preactivation[kept],
             target_weights=self.target_weights[kept],
-            about=replace(self.about, settings={**self.about.settings, **settings}),
+            metadata=replace(self.metadata, settings={**self.metadata.settings, **settings}),
         )
 
     def subgraph(self, nodes: NodeSelector) -> Graph:
@@ -173,7 +173,7 @@ class Graph:
                 "a subgraph keeps something that is explained; add at least one of the targets: "
                 + ", ".join(targets)
             )
-        whole = self.about.settings.get("subgraph_of", len(self.nodes))
+        whole = self.metadata.settings.get("subgraph_of", len(self.nodes))
         return self._part(kept, self.adjacency, {"subgraph_of": whole})
 
     def group(self, groups: Mapping[str, NodeSelector]) -> Graph:
@@ -257,16 +257,17 @@ class Graph:
             kind: int(self.nodes.is_kind(kind).sum()) for kind in ("feature", "error", "logit")
         }
         return (
-            f"Graph({self.about.prompt!r}, {counts['feature']} features, {counts['error']} errors, "
-            f"{counts['logit']} logits, {self.n_edges} edges, residual {self.residual():.1e})"
+            f"Graph({self.metadata.prompt!r}, {counts['feature']} features, "
+            f"{counts['error']} errors, {counts['logit']} logits, {self.n_edges} edges, "
+            f"residual {self.residual():.1e})"
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):
             return NotImplemented
         mine, theirs = tensors(self), tensors(other)
-        return (self.about, self.certificate, self.nodes.labels, self.nodes.groups) == (
-            other.about,
+        return (self.metadata, self.certificate, self.nodes.labels, self.nodes.groups) == (
+            other.metadata,
             other.certificate,
             other.nodes.labels,
             other.nodes.groups,

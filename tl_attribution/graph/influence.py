@@ -32,13 +32,13 @@ class Pruned(NamedTuple):
     edges: Bool[Tensor, "node node"]
 
 
-def normalise(adjacency: Float[Tensor, "target node"]) -> Float[Tensor, "target node"]:
+def normalize(adjacency: Float[Tensor, "target node"]) -> Float[Tensor, "target node"]:
     """Each row's absolute values, divided by their sum (rows of zeros stay zero)."""
     size = adjacency.abs()
     return size / size.sum(1, keepdim=True).clamp(min=1e-10)
 
 
-def influence(normalised: Matrix, weights: Vector) -> Vector:
+def influence(normalized: Matrix, weights: Vector) -> Vector:
     """``weights @ (A + A² + …)``: what each node contributes to the weighted targets.
 
     The graph is acyclic, so the sum ends after as many terms as its longest path has edges.
@@ -47,7 +47,7 @@ def influence(normalised: Matrix, weights: Vector) -> Vector:
     total = torch.zeros_like(weights)
     current = weights
     for _ in range(len(weights) + 1):
-        current = current @ normalised
+        current = current @ normalized
         if not current.any():
             return total
         if not current.isfinite().all():
@@ -59,8 +59,8 @@ def influence(normalised: Matrix, weights: Vector) -> Vector:
 def flow(adjacency: Matrix, weights: Vector) -> Matrix:
     """The influence on the weighted targets that goes over each edge: its share of its target's
     input, times what its target contributes (methods paper, "Graph pruning")."""
-    normalised = normalise(adjacency)
-    return normalised * (influence(normalised, weights) + weights)[:, None]
+    normalized = normalize(adjacency)
+    return normalized * (influence(normalized, weights) + weights)[:, None]
 
 
 def gains(preactivation: Vector) -> Float[Tensor, " node"]:
@@ -113,7 +113,7 @@ def prune(
     """
     check_threshold("node_threshold", node_threshold)
     check_threshold("edge_threshold", edge_threshold)
-    node_influence = influence(normalise(adjacency), weights)
+    node_influence = influence(normalize(adjacency), weights)
     nodes = (node_influence >= _cutoff(node_influence, node_threshold)) | always
     kept = adjacency[nodes][:, nodes]
     scored = flow(kept, weights[nodes])
@@ -130,11 +130,11 @@ def prune(
 
 def scores(adjacency: Matrix, weights: Vector, inputs: Mask, errors: Mask) -> Scores:
     """Replacement and completeness score. ``inputs``: token and position nodes."""
-    normalised = normalise(adjacency)
-    node_influence = influence(normalised, weights)
+    normalized = normalize(adjacency)
+    node_influence = influence(normalized, weights)
     reached, lost = node_influence[inputs].sum(), node_influence[errors].sum()
     arriving = node_influence + weights
-    explained = 1 - normalised[:, errors].sum(1)
+    explained = 1 - normalized[:, errors].sum(1)
     return Scores(
         replacement=float(reached / (reached + lost).clamp(min=1e-30)),
         completeness=float((explained * arriving).sum() / arriving.sum()),

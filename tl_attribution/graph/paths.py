@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tl_attribution.errors import InputError
 from tl_attribution.graph.graph import Graph
-from tl_attribution.graph.influence import gains, normalise
+from tl_attribution.graph.influence import gains, normalize
 from tl_attribution.graph.node_selectors import NodeSelector, select_nodes
 from tl_attribution.graph.nodes import KINDS, Node
 from tl_attribution.text import printable, quote
@@ -86,7 +86,7 @@ def _flags(graph: Graph, rows: tuple[int, ...]) -> Bool[Tensor, " node"]:
 
 
 def _partial_paths(graph: Graph, starts: Bool[Tensor, " node"], n: int) -> Partial:
-    shares = normalise(graph.adjacency)
+    shares = normalize(graph.adjacency)
     best = Partial(
         strength=torch.zeros(len(starts), n, dtype=torch.float64),
         before=torch.full((len(starts), n), -1),
@@ -148,7 +148,7 @@ def describe(node: Node, graph: Graph) -> str:
 
 
 def _describe(node: Node, graph: Graph) -> str:
-    place = f"{quote(graph.about.tokens[node.position])} ({node.position})"
+    place = f"{quote(graph.metadata.tokens[node.position])} ({node.position})"
     match node.kind:
         case "token":
             return place
@@ -165,9 +165,9 @@ def _describe(node: Node, graph: Graph) -> str:
 def answer_label(node: Node, graph: Graph) -> str:
     """A logit node's token in quotes, or its label as it is if it stands for no single token; the
     position where it is predicted if that is not the last."""
-    is_token = node.index < graph.about.d_vocab
+    is_token = node.index < graph.metadata.d_vocab
     text = quote(node.label) if is_token else printable(node.label)
-    last = node.position == len(graph.about.tokens) - 1
+    last = node.position == len(graph.metadata.tokens) - 1
     return text if last else f"{text} after ({node.position})"
 
 
@@ -187,34 +187,34 @@ def counts(graph: Graph) -> dict[str, int]:
 
 def is_pruned(graph: Graph) -> bool:
     """Whether the graph is what :meth:`Graph.prune` left."""
-    return "node_threshold" in graph.about.settings
+    return "node_threshold" in graph.metadata.settings
 
 
 def is_part(graph: Graph) -> bool:
     """Whether the graph is what :meth:`Graph.subgraph` left."""
-    return "subgraph_of" in graph.about.settings
+    return "subgraph_of" in graph.metadata.settings
 
 
 def part_text(graph: Graph) -> str:
     """What a subgraph is a part of."""
-    whole = graph.about.settings["subgraph_of"]
+    whole = graph.metadata.settings["subgraph_of"]
     return f"A part, chosen by hand, of a graph of {whole:,} nodes"
 
 
 def facts(graph: Graph) -> list[tuple[str, str]]:
     """What there is to say about a graph in numbers, as (name, value) pairs of text."""
-    scores, about, certificate = graph.scores(), graph.about, graph.certificate
+    scores, metadata, certificate = graph.scores(), graph.metadata, graph.certificate
     size = (f"{n:,} {name.rstrip('s') if n == 1 else name}" for name, n in counts(graph).items())
     found = [
-        ("model", printable(about.model)),
-        ("dictionary", printable(about.dictionary)),
+        ("model", printable(metadata.model)),
+        ("dictionary", printable(metadata.dictionary)),
         ("graph", ", ".join(size)),
         ("replacement", f"{scores.replacement:.3f}"),
         ("completeness", f"{scores.completeness:.3f}"),
         ("residual", f"{graph.residual():.1e}"),
     ]
     if is_pruned(graph):
-        nodes, edges = (about.settings[f"{kind}_threshold"] for kind in ("node", "edge"))
+        nodes, edges = (metadata.settings[f"{kind}_threshold"] for kind in ("node", "edge"))
         kept = f"{nodes:g} of influence, {edges:g} of edges; the scores are of what is left"
         found.insert(3, ("pruned to", kept))
     if is_part(graph):
@@ -237,9 +237,9 @@ def certificate_text(graph: Graph) -> str:
 
 def summary(graph: Graph, n_paths: int = 5) -> str:
     """The graph in readable text: prompt, answers, size, scores, residual, strongest paths."""
-    tokens = " ".join(quote(token) for token in graph.about.tokens)
-    answers = "   ".join(f"{quote(a.token)} {a.probability:.1%}" for a in graph.about.answers)
-    lines = [("prompt", printable(graph.about.prompt)), ("tokens", tokens), ("answers", answers)]
+    tokens = " ".join(quote(token) for token in graph.metadata.tokens)
+    answers = "   ".join(f"{quote(a.token)} {a.probability:.1%}" for a in graph.metadata.answers)
+    lines = [("prompt", printable(graph.metadata.prompt)), ("tokens", tokens), ("answers", answers)]
     text = [f"{name:<13}{value}" for name, value in lines + facts(graph)]
     paths = [f"  {path.strength:6.2%}  {route(path, graph)}" for path in strongest(graph, n_paths)]
     return "\n".join([*text, "strongest paths", *(paths or ["  none: no input reaches a target"])])

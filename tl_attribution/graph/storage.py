@@ -33,7 +33,7 @@ def save_graph(graph: Graph, path: str | Path) -> None:
         stored["adjacency"] = adjacency
     header = {
         "version": VERSION,
-        "about": asdict(graph.about),
+        "metadata": asdict(graph.metadata),
         "certificate": graph.certificate._asdict(),
         "labels": graph.nodes.labels,
     }
@@ -93,10 +93,10 @@ def _assemble(file: Path, header: dict, stored: dict[str, Tensor]) -> Graph:
             f"version {VERSION}: update tl-attribution"
         )
     try:
-        about = header["about"]
-        about["answers"] = tuple(Answer(*a) for a in about["answers"])
-        about["tokens"] = tuple(about["tokens"])
-        about["token_ids"] = tuple(about["token_ids"])
+        metadata = header["metadata"]
+        metadata["answers"] = tuple(Answer(*a) for a in metadata["answers"])
+        metadata["tokens"] = tuple(metadata["tokens"])
+        metadata["token_ids"] = tuple(metadata["token_ids"])
         certificate = Certificate(**header["certificate"])
         bounds = {k: tuple(getattr(certificate, k)) for k in ("replacement", "completeness")}
         columns = {c: stored[f"nodes.{c}"] for c in NodeTable.columns()}
@@ -107,7 +107,7 @@ def _assemble(file: Path, header: dict, stored: dict[str, Tensor]) -> Graph:
         return Graph(
             nodes=nodes,
             adjacency=_adjacency(stored, len(nodes)),
-            about=GraphMetadata(**about),
+            metadata=GraphMetadata(**metadata),
             certificate=certificate._replace(**bounds),
             **{name: stored[name] for name in ("constant", "preactivation", "target_weights")},
         )

@@ -34,7 +34,7 @@ def of(graph: Graph, node: NodeSelector) -> list[Upstream]:
     row = select_node(graph.nodes, node)
     only = torch.zeros(len(graph.nodes))
     only[row] = 1.0
-    influence = scoring.influence(scoring.normalise(graph.adjacency), only)
+    influence = scoring.influence(scoring.normalize(graph.adjacency), only)
     effects = scoring.effects(graph.adjacency, graph.preactivation, row)
     order = influence.argsort(descending=True, stable=True)
     rows = order[influence[order] > 0].tolist()

@@ -191,14 +191,14 @@ def original_run(
         ids = token_ids(host, prompt)
         return PromptRun(host, dictionary, host.snapshot(ids), resolve_prefix(host, ids, prefix))
     _check_graph(host, dictionary, prompt, prefix)
-    snapshot = host.snapshot(token_ids(host, list(prompt.about.token_ids)))
-    original = PromptRun(host, dictionary, snapshot, prompt.about.prefix)
+    snapshot = host.snapshot(token_ids(host, list(prompt.metadata.token_ids)))
+    original = PromptRun(host, dictionary, snapshot, prompt.metadata.prefix)
     _check_activations(original, prompt)
     return original
 
 
 def _check_graph(host: Host, dictionary: Dictionary, graph: Graph, prefix: int | None) -> None:
-    about = graph.about
+    about = graph.metadata
     if prefix is not None and prefix != about.prefix:
         raise InputError(f"prefix={prefix}, but the graph's prefix is {about.prefix}; leave it out")
     for what, its, ours in (

@@ -58,7 +58,7 @@ class Selection:
 
 
 class Box(NamedTuple):
-    """A rectangle by its centre."""
+    """A rectangle by its center."""
 
     x: float
     y: float
@@ -93,7 +93,7 @@ def clip(text: str, longest: int = LONGEST) -> str:
 
 def token_text(graph: Graph, position: int) -> str:
     """What stands on a token."""
-    return quote(clip(graph.about.tokens[position]))
+    return quote(clip(graph.metadata.tokens[position]))
 
 
 def feature_name(node: Node) -> str:
@@ -120,7 +120,7 @@ def select(graph: Graph, paths: list[Path]) -> Selection:
     touched = {row for edge in edges for row in edge[:2]}
     nodes = {row: graph.nodes[row] for row in rows.tolist()}
     nodes = {row: n for row, n in nodes.items() if row in touched or n.kind != "error"}
-    positions = range(len(graph.about.tokens))
+    positions = range(len(graph.metadata.tokens))
     if len(positions) > MAX_COLUMNS:
         wanted = (n for row, n in nodes.items() if row in touched or n.kind == "logit")
         positions = sorted({node.position for node in wanted})
@@ -153,7 +153,7 @@ def place(graph: Graph, selection: Selection) -> Layout:
     right = max((right for _, right in columns.values()), default=LEFT) + RIGHT
     boxes, floor = _answers(graph, selection, columns, right)
     bands = []
-    for layer in range(graph.about.n_layers - 1, -1, -1):
+    for layer in range(graph.metadata.n_layers - 1, -1, -1):
         here = {position: lines for (k, position), lines in cells.items() if k == layer}
         height = max([BAND, *(len(lines) * SLOT + 18 for lines in here.values())])
         for position, lines in here.items():
@@ -212,7 +212,7 @@ def _columns(
 
 
 def _stack(lines: Lines, selection: Selection, x: float, y: float) -> dict[int, Box]:
-    """The lines of one cell, centred on (x, y)."""
+    """The lines of one cell, centered on (x, y)."""
     boxes = {}
     for j, line in enumerate(lines):
         start = x - _line_width(line, selection) / 2 + SLOT / 2

@@ -45,8 +45,8 @@ def render(graph: Graph) -> str:
     shown = readable(graph)
     paths = strongest(shown, PATHS)
     selection = layout.select(shown, paths)
-    title = escape(printable(graph.about.prompt))
-    names = escape(printable(f"{graph.about.model} · {graph.about.dictionary}"))
+    title = escape(printable(graph.metadata.prompt))
+    names = escape(printable(f"{graph.metadata.model} · {graph.metadata.dictionary}"))
     body = (
         f'<header><p class="eyebrow">Attribution graph · {names}</p><h1>{title}</h1></header>'
         f'<div class="top">{_answers(graph)}{_numbers(graph)}</div>'
@@ -90,7 +90,7 @@ def _answers(graph: Graph) -> str:
     rows = "".join(
         f'<tr><td>{_chip(answer.token)}</td><td class="wide">{_bar(answer.probability)}</td>'
         f'<td class="number">{answer.probability:.1%}</td></tr>'
-        for answer in graph.about.answers
+        for answer in graph.metadata.answers
     )
     return (
         '<section><h2>Top answers</h2><p class="note">What the model says next, with its '
@@ -130,7 +130,7 @@ def _whole(graph: Graph) -> str:
 
 
 def _thresholds(graph: Graph) -> str:
-    settings = graph.about.settings
+    settings = graph.metadata.settings
     return (
         f"{float(settings['node_threshold']):.0%} of the influence and "
         f"{float(settings['edge_threshold']):.0%} of what its edges carry"
@@ -170,7 +170,7 @@ def _scope(graph: Graph, shown: Graph, selection: layout.Selection) -> str:
     text += " it carries. Point at a node to see its edges."
     if shown is not graph:
         text = f"The graph is large, so it was pruned to {_thresholds(shown)}. {text}"
-    hidden = len(graph.about.tokens) - len(selection.positions)
+    hidden = len(graph.metadata.tokens) - len(selection.positions)
     return text + (f" {hidden} tokens that these edges do not touch are left out." * bool(hidden))
 
 
@@ -232,12 +232,12 @@ def _feature(graph: Graph, row: int, largest: float) -> str:
     return (
         f'<tr><td class="number">{node.influence:.2%}</td><td>{_bar(node.influence / largest)}</td>'
         f'<td>{_words(node, graph)}</td><td class="number">{node.activation:.3g}</td>'
-        f"<td>{_neighbour(graph, graph.adjacency[row])}</td>"
-        f"<td>{_neighbour(graph, graph.adjacency[:, row])}</td></tr>"
+        f"<td>{_neighbor(graph, graph.adjacency[row])}</td>"
+        f"<td>{_neighbor(graph, graph.adjacency[:, row])}</td></tr>"
     )
 
 
-def _neighbour(graph: Graph, weights: Tensor) -> str:
+def _neighbor(graph: Graph, weights: Tensor) -> str:
     """The other end of the largest of these edges, with its sign."""
     row = int(weights.abs().argmax())
     if weights[row] == 0:

@@ -95,7 +95,7 @@ def _text(graph: Graph, found: Supernodes, row: int, kind: str) -> str:
         return clip(printable(found.names[row]), 40)
     node = graph.nodes[found.members[row][0]]
     if kind == "token":
-        return quote(clip(graph.about.tokens[node.position]))
+        return quote(clip(graph.metadata.tokens[node.position]))
     if kind == "logit":
         return answer_text(graph, found.members[row][0], node)
     return clip(describe(node, graph), 40)
