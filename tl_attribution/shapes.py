@@ -12,8 +12,8 @@ axis             meaning
 ``head``         attention head (query heads)
 ``kv``           key/value head; ``head = kv * group``
 ``d_head``       width of one head
-``row``          targets that are being traced together, or runs of a prompt, each changed otherwise
-``clamp``        features that are held at a value, each in one row and at one position
+``row``          targets that are traced together, or runs of one prompt, each edited differently
+``clamp``        features fixed at a value, each in one row and at one position
 ``vocab``        token id
 ===============  ==================================================================================
 """
@@ -24,10 +24,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Stream = Float[Tensor, "position d_model"]
-"""The residual stream, or anything written to it, of one prompt at one layer."""
+"""The residual stream of one prompt at one layer, or anything written to it."""
 
 Streams = Float[Tensor, "layer position d_model"]
-"""One such tensor for every layer."""
+"""A :data:`Stream` per layer."""
 
 Activations = Float[Tensor, "layer position feature"]
 """Dense feature activations of one prompt."""
@@ -39,7 +39,7 @@ Cotangents = Float[Tensor, "row position d_model"]
 """For each row, the derivative of its target with respect to the residual stream."""
 
 Changes = Float[Tensor, "row position d_model"]
-"""For each changed run of a prompt, by how much the residual stream differs from the original."""
+"""For each edited run of a prompt, the difference of the residual stream from the original."""
 
 StreamRows = Float[Tensor, "row position d_model"]
-"""What is read or written at one layer in several runs of one length."""
+"""The residual stream at one layer in several runs of the same length."""

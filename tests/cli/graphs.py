@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from tl_attribution.graph.graph import Answer, Certificate, Graph, GraphMetadata
+from tl_attribution.graph.data import Answer, Certificate, GraphMetadata
+from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.influence import influence, normalize
 from tl_attribution.graph.nodes import NodeTable
 

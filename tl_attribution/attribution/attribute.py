@@ -16,7 +16,8 @@ from tl_attribution.attribution.closed_form import ClosedFormEngine
 from tl_attribution.attribution.targets import FeatureTarget, ResolvedTarget, Target
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError
-from tl_attribution.graph.graph import Answer, Certificate, Graph, GraphMetadata
+from tl_attribution.graph.data import Answer, Certificate, GraphMetadata
+from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.influence import influence, normalize
 from tl_attribution.graph.nodes import LEAF_LAYER, NodeTable
 from tl_attribution.hosts.prompt import Prompt, compute_in_fp32, resolve_prefix, token_ids

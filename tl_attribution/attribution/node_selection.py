@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_attribution.errors import InputError, TooLargeError
-from tl_attribution.graph.graph import Certificate
+from tl_attribution.graph.data import Certificate
 from tl_attribution.replacement.local_model import EdgeRows, LocalReplacementModel, Readouts
 
 FLOW_ROWS = 8

@@ -7,8 +7,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tl_attribution.graph import paths
+from tl_attribution.graph.description import certificate_text, count_parts, describe_path
 from tl_attribution.graph.graph import Graph
+from tl_attribution.graph.paths import strongest_paths
 from tl_attribution.text import printable, quote
 
 PATHS = 5
@@ -35,12 +36,12 @@ def show(console: Console, graph: Graph, pruned: Graph, seconds: float, files: l
     )
     console.print(Padding(_sizes(graph, pruned), (0, 2)))
     if graph.certificate.expanded < graph.certificate.active:
-        console.print(f"  {paths.certificate_text(graph)}", soft_wrap=True)
+        console.print(f"  {certificate_text(graph)}", soft_wrap=True)
     _heading(console, "strongest paths")
-    found = paths.strongest(pruned, PATHS)
-    for path in found:
-        console.print(f"  {path.strength:6.1%}  {paths.route(path, pruned)}", soft_wrap=True)
-    if not found:
+    paths = strongest_paths(pruned, PATHS)
+    for path in paths:
+        console.print(f"  {path.strength:6.1%}  {describe_path(path, pruned)}", soft_wrap=True)
+    if not paths:
         console.print("  none: no token reaches what is explained")
     for file in files:
         console.print(f"\nwrote {printable(file)}", soft_wrap=True, end="")
@@ -57,7 +58,7 @@ def _sizes(graph: Graph, pruned: Graph) -> Table:
     table = Table("", "whole", "pruned", box=None, padding=(0, 3, 0, 0), header_style="dim")
     for column in table.columns[1:]:
         column.justify = "right"
-    whole, left = paths.counts(graph), paths.counts(pruned)
+    whole, left = count_parts(graph), count_parts(pruned)
     for name, n in whole.items():
         table.add_row(name, f"{n:,}", f"{left.get(name, 0):,}")
     for name, share in graph.scores()._asdict().items():

@@ -14,10 +14,10 @@ from tl_attribution.attribution.attribute import Progress
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError
 from tl_attribution.evaluation.metrics import spearman
+from tl_attribution.graph.data import is_pruned
 from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.influence import normalize
 from tl_attribution.graph.nodes import Node
-from tl_attribution.graph.paths import is_pruned
 from tl_attribution.hosts.prompt import compute_in_fp32
 from tl_attribution.hosts.protocols import host_for
 from tl_attribution.interventions.edited_run import PromptRun
