@@ -12,24 +12,25 @@ from tl_attribution.errors import InputError, MismatchError
 from tl_attribution.graph.compare import compare
 from tl_attribution.graph.influence import influence, normalize
 
-seeds, some = st.integers(0, 10_000), settings(max_examples=30)
+seeds = st.integers(0, 10_000)
+few_examples = settings(max_examples=30)
 
 
 def _with_ids(graph, *ids):
     return replace(graph, metadata=replace(graph.metadata, token_ids=ids))
 
 
-def _same(one, other, positions):
+def _same(a, b, positions):
     """Whether two nodes are the same, straight from the definition."""
-    return (one.kind, one.layer, one.index) == (other.kind, other.layer, other.index) and (
-        positions.get(one.position) == other.position
+    return (a.kind, a.layer, a.index) == (b.kind, b.layer, b.index) and (
+        positions.get(a.position) == b.position
     )
 
 
-@some
+@few_examples
 @given(seeds, seeds, st.sampled_from(["tokens", "position", {0: 1, 2: 2}, {}]))
-def test_what_is_shared_is_what_a_search_over_all_pairs_finds(random_graph, one, two, align):
-    a, b = random_graph(one, density=0.5), random_graph(two, density=0.5)
+def test_what_is_shared_is_what_a_search_over_all_pairs_finds(random_graph, seed_a, seed_b, align):
+    a, b = random_graph(seed_a, density=0.5), random_graph(seed_b, density=0.5)
     comparison = compare(a, b, align=align)
     positions = comparison.positions
     assert positions == (align if isinstance(align, dict) else {0: 0, 1: 1, 2: 2})
@@ -49,20 +50,20 @@ def test_what_is_shared_is_what_a_search_over_all_pairs_finds(random_graph, one,
         if a.adjacency[t, s] != 0 and b.adjacency[u, r] != 0
     }
     assert set(map(tuple, comparison.edges.both.tolist())) == edges
-    ours = set(map(tuple, a.adjacency.nonzero().tolist()))
-    theirs = set(map(tuple, b.adjacency.nonzero().tolist()))
-    assert set(map(tuple, comparison.edges.only_a.tolist())) == ours - {e[:2] for e in edges}
-    assert set(map(tuple, comparison.edges.only_b.tolist())) == theirs - {e[2:] for e in edges}
+    edges_a = set(map(tuple, a.adjacency.nonzero().tolist()))
+    edges_b = set(map(tuple, b.adjacency.nonzero().tolist()))
+    assert set(map(tuple, comparison.edges.only_a.tolist())) == edges_a - {e[:2] for e in edges}
+    assert set(map(tuple, comparison.edges.only_b.tolist())) == edges_b - {e[2:] for e in edges}
 
 
-@some
+@few_examples
 @given(seeds, seeds)
-def test_counts_and_shares_follow(random_graph, one, two):
-    a, b = random_graph(one), random_graph(two)
+def test_counts_and_shares_follow(random_graph, seed_a, seed_b):
+    a, b = random_graph(seed_a), random_graph(seed_b)
     comparison = compare(a, b)
     for n, kinds in ((len(a.nodes), ()), (int(a.nodes.is_kind("feature").sum()), ("feature",))):
-        counted = comparison.count(*kinds)
-        assert counted.both + counted.only_a == n
+        overlap = comparison.count(*kinds)
+        assert overlap.both + overlap.only_a == n
     by_layer = comparison.by_layer()
     features = comparison.count("feature")
     assert sum(c.both for c in by_layer.values()) == features.both
@@ -78,31 +79,31 @@ def test_counts_and_shares_follow(random_graph, one, two):
     assert comparison.count_edges().share_b == pytest.approx(kept / float(flow.sum()), abs=1e-5)
 
 
-@some
+@few_examples
 @given(seeds)
 def test_a_graph_shares_everything_with_itself(random_graph, seed):
     graph = random_graph(seed)
     comparison = compare(graph, graph)
     assert torch.equal(comparison.nodes.both, torch.arange(len(graph.nodes))[:, None].repeat(1, 2))
     assert comparison.only_a() == comparison.only_b() == []
-    everything = comparison.count()
-    assert (everything.only_a, everything.only_b) == (0, 0)
-    assert everything.share_a == pytest.approx(1.0)
+    overlap = comparison.count()
+    assert (overlap.only_a, overlap.only_b) == (0, 0)
+    assert overlap.share_a == pytest.approx(1.0)
     assert comparison.count_edges().both == graph.n_edges
     assert comparison.count_edges().share_b == pytest.approx(1.0)
 
 
-@some
+@few_examples
 @given(seeds, seeds)
-def test_the_order_of_the_two_does_not_matter(random_graph, one, two):
-    a, b = random_graph(one), random_graph(two)
-    comparison, turned = compare(a, b), compare(b, a)
-    assert comparison.only_a() == turned.only_b()
-    assert {(y, x) for x, y in comparison.shared()} == set(turned.shared())
+def test_the_order_of_the_two_does_not_matter(random_graph, seed_a, seed_b):
+    a, b = random_graph(seed_a), random_graph(seed_b)
+    comparison, reversed_comparison = compare(a, b), compare(b, a)
+    assert comparison.only_a() == reversed_comparison.only_b()
+    assert {(y, x) for x, y in comparison.shared()} == set(reversed_comparison.shared())
     assert comparison.count_edges()[:3] == (
-        turned.count_edges().both,
-        turned.count_edges().only_b,
-        turned.count_edges().only_a,
+        reversed_comparison.count_edges().both,
+        reversed_comparison.count_edges().only_b,
+        reversed_comparison.count_edges().only_a,
     )
 
 

@@ -28,15 +28,15 @@ def _all_paths(graph, shares, row, strength, tail):
 def test_the_strongest_paths_are_those_of_an_exhaustive_search(random_graph, seed, n):
     graph = random_graph(seed, density=0.4)
     shares = normalize(graph.adjacency)
-    every = [
+    all_paths = [
         path
         for row in graph.target_weights.nonzero().flatten().tolist()
         for path in _all_paths(graph, shares, row, float(graph.target_weights[row]), ())
     ]
-    expected = heapq.nlargest(n, every)
+    expected = heapq.nlargest(n, all_paths)
     paths = graph.paths(n=n)
     assert [path.strength for path in paths] == pytest.approx([s for s, _ in expected], rel=1e-4)
-    strengths = {nodes: strength for strength, nodes in every}
+    strengths = {nodes: strength for strength, nodes in all_paths}
     for path in paths:
         assert path.strength == pytest.approx(strengths[path.nodes], rel=1e-4)
     assert len({path.nodes for path in paths}) == len(paths)

@@ -20,7 +20,7 @@ from tl_attribution.view import page
 seeds = st.integers(0, 10_000)
 
 
-def _every_path(graph, source, target):
+def _paths_between(graph, source, target):
     """(rows, strength, effect) of all paths between two rows, by networkx's own search."""
     ids = [node.id for node in graph.nodes]
     into, before = graph.adjacency.double(), graph.preactivation.double()
@@ -43,13 +43,13 @@ def test_paths_between_two_nodes_are_those_of_an_exhaustive_search(random_graph,
     source = data.draw(st.integers(0, len(graph.nodes) - 1))
     target = data.draw(st.sampled_from(reached))
     assume(source != target)
-    every = {rows: values for rows, *values in _every_path(graph, source, target)}
+    all_paths = {rows: values for rows, *values in _paths_between(graph, source, target)}
     paths = graph.paths(source, target, n=n)
-    expected = sorted((strength for strength, _ in every.values()), reverse=True)[:n]
+    expected = sorted((strength for strength, _ in all_paths.values()), reverse=True)[:n]
     assert [path.strength for path in paths] == pytest.approx(expected, rel=1e-4)
     assert len({path.nodes for path in paths}) == len(paths)
     for path in paths:
-        strength, effect = every[path.nodes]
+        strength, effect = all_paths[path.nodes]
         assert path.strength == pytest.approx(strength, rel=1e-4)
         assert path.effect == pytest.approx(effect, rel=1e-4)
 
@@ -59,14 +59,14 @@ def test_paths_between_two_nodes_are_those_of_an_exhaustive_search(random_graph,
 def test_paths_between_sets_may_pass_through_both(random_graph, seed, n):
     graph = random_graph(seed, n_features=7, density=0.5)
     features = graph.nodes.is_kind("feature").nonzero().flatten().tolist()
-    every = [
+    all_paths = [
         strength
         for source in features
         for target in features
-        for _, strength, _ in (_every_path(graph, source, target) if source != target else ())
+        for _, strength, _ in (_paths_between(graph, source, target) if source != target else ())
     ]
     paths = graph.paths(features, features, n=n)
-    expected = sorted(every, reverse=True)[:n]
+    expected = sorted(all_paths, reverse=True)[:n]
     assert [path.strength for path in paths] == pytest.approx(expected, rel=1e-4)
     assert all(len(path.nodes) > 1 for path in paths)
 

@@ -23,7 +23,8 @@ from tl_attribution.view import page
 from tl_attribution.view.layout import clip
 
 SCHEMA = json.loads((Path(__file__).parent / "neuronpedia_schema.json").read_text())
-seeds, some = st.integers(0, 10_000), settings(max_examples=30)
+seeds = st.integers(0, 10_000)
+few_examples = settings(max_examples=30)
 
 
 marks = st.lists(st.integers(0, 3), min_size=1, max_size=40)
@@ -37,7 +38,7 @@ def _grouped(random_graph, seed, marks):
     return graph.group({name: rows for name, rows in groups.items() if rows})
 
 
-@some
+@few_examples
 @given(seeds, marks)
 def test_edges_between_groups_are_the_sums_of_their_members_edges(random_graph, seed, marks):
     graph = _grouped(random_graph, seed, marks)
@@ -56,7 +57,7 @@ def test_edges_between_groups_are_the_sums_of_their_members_edges(random_graph, 
             assert float(supernodes.flow[t, s]) == pytest.approx(flow, abs=1e-5)
 
 
-@some
+@few_examples
 @given(seeds, marks)
 def test_influence_through_a_group_is_counted_once(random_graph, seed, marks):
     graph = _grouped(random_graph, seed, marks)
@@ -76,7 +77,7 @@ def test_influence_through_a_group_is_counted_once(random_graph, seed, marks):
         )
 
 
-@some
+@few_examples
 @given(seeds, marks)
 def test_grouping_changes_no_number(random_graph, seed, marks):
     graph = _grouped(random_graph, seed, marks)
@@ -94,7 +95,7 @@ def test_grouping_changes_no_number(random_graph, seed, marks):
         assert float(inflow[group]) == pytest.approx(float(left), abs=1e-4)
 
 
-@some
+@few_examples
 @given(seeds, marks)
 def test_groups_survive_saving_and_parts(random_graph, tmp_path_factory, seed, marks):
     graph = _grouped(random_graph, seed, marks)
@@ -110,7 +111,7 @@ def test_groups_survive_saving_and_parts(random_graph, tmp_path_factory, seed, m
         assert all(part.groups.values())
 
 
-@some
+@few_examples
 @given(seeds, marks)
 def test_neuronpedia_gets_the_groups(random_graph, seed, marks):
     graph = _grouped(random_graph, seed, marks)
@@ -203,7 +204,7 @@ def test_supernodes_are_drawn_with_their_edges(small_graph):
     assert "Supernodes" not in page.render(small_graph)
 
 
-@some
+@few_examples
 @given(seeds, marks, st.text(min_size=1, max_size=30))
 def test_any_name_is_only_text(random_graph, seed, marks, name):
     graph = _grouped(random_graph, seed, marks)

@@ -232,7 +232,7 @@ def test_disabled_nothing_is_kept(offline: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("run", ["wandbb:graphs", "graphs", 3, object()])
 def test_what_is_no_run_is_an_input_error(run: object) -> None:
-    with pytest.raises(InputError, match="log_graph takes a run of wandb"):
+    with pytest.raises(InputError, match="expected a run of wandb"):
         tla.log_graph(small_graph(), run)
 
 

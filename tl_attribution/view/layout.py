@@ -26,13 +26,13 @@ MAX_COLUMNS = 40
 NAMED_PATHS = 5
 """Features on this many of the strongest paths have their name beside them."""
 
-SLOT, ACROSS = 17.0, 6
+SLOT, MAX_ACROSS = 17.0, 6
 """Room for one feature in pixels, and the maximum number of features side by side."""
 CHARACTER, NAME_CHARACTER = 7.3, 6.2
 """Width of a character of token text and of a feature's name."""
-LONGEST = 12
+MAX_CHARACTERS = 12
 """Characters of a token that are shown; the tooltip has the whole text."""
-LEFT, RIGHT, TOP, MINIMUM = 74.0, 12.0, 6.0, 1060.0
+LEFT, RIGHT, TOP, MIN_WIDTH = 74.0, 12.0, 6.0, 1060.0
 """Room for layer names, margins, and the least width of a map."""
 BAND, CHIP_BAND, GAP = 42.0, 34.0, 16.0
 """Least height of a layer, height of a line of tokens or answers, space between columns."""
@@ -87,9 +87,9 @@ class Layout:
     height: float
 
 
-def clip(text: str, longest: int = LONGEST) -> str:
-    """Cut ``text`` to ``longest`` characters, with an ellipsis where something is missing."""
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def clip(text: str, limit: int = MAX_CHARACTERS) -> str:
+    """Cut ``text`` to ``limit`` characters, with an ellipsis where something is missing."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def token_text(graph: GraphData, position: int) -> str:
@@ -183,7 +183,7 @@ def _cells(selection: Selection) -> dict[tuple[int, int], Lines]:
     cells = {}
     for cell, rows in members.items():
         plain = [row for row in rows if row not in selection.named]
-        across = min(ACROSS, max(3, math.ceil(math.sqrt(2 * len(plain)))))
+        across = min(MAX_ACROSS, max(3, math.ceil(math.sqrt(2 * len(plain)))))
         lines = [plain[start : start + across] for start in range(0, len(plain), across)]
         cells[cell] = [[row] for row in rows if row in selection.named] + lines
     return cells
@@ -203,7 +203,7 @@ def _columns(
     for (_, position), lines in cells.items():
         widest = max(_line_width(line, selection) for line in lines)
         widths[position] = max(widths[position], widest)
-    spare = MINIMUM - LEFT - RIGHT - sum(widths.values()) - GAP * len(widths)
+    spare = MIN_WIDTH - LEFT - RIGHT - sum(widths.values()) - GAP * len(widths)
     padding = GAP + max(0.0, spare) / max(1, len(widths))
     columns, x = {}, LEFT
     for position, width in widths.items():

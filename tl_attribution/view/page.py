@@ -29,8 +29,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-a
 LARGE_NODES, LARGE_EDGES = 300, 4000
 """An unpruned graph with more than this is pruned before it is shown."""
 
-PATHS, FEATURES = 10, 20
-"""Rows of the two tables."""
+MAX_PATHS, MAX_FEATURES = 10, 20
+"""Maximum number of rows of the two tables."""
 
 
 def render(graph: GraphData) -> str:
@@ -40,7 +40,7 @@ def render(graph: GraphData) -> str:
     its numbers stay the whole graph's.
     """
     shown = readable(graph)
-    paths = strongest_paths(shown, PATHS)
+    paths = strongest_paths(shown, MAX_PATHS)
     selection = layout.select(shown, paths)
     title = escape(printable(graph.metadata.prompt))
     names = escape(printable(f"{graph.metadata.model} · {graph.metadata.dictionary}"))
@@ -113,12 +113,12 @@ def _numbers(graph: GraphData) -> str:
     )
     partial = f"This graph is partial: {certificate_text(graph)}." if c.expanded < c.active else ""
     return (
-        f'<section><h2>The graph in numbers</h2><p class="note">{partial or _whole(graph)}</p>'
+        f'<section><h2>The graph in numbers</h2><p class="note">{partial or _scope_note(graph)}</p>'
         f'<dl class="tiles">{cells}</dl></section>'
     )
 
 
-def _whole(graph: GraphData) -> str:
+def _scope_note(graph: GraphData) -> str:
     if is_pruned(graph):
         return f"Pruned to {_thresholds(graph)}; the scores are of what is left."
     if is_subgraph(graph):
@@ -152,12 +152,12 @@ def _map(
 ) -> str:
     drawing = svg.draw(shown, selection, layout.place(shown, selection), paths)
     return (
-        f'<section><h2>Map</h2><p class="note">{_scope(graph, shown, selection)}</p>'
+        f'<section><h2>Map</h2><p class="note">{_map_note(graph, shown, selection)}</p>'
         f'<div class="legend">{LEGEND}</div><div class="scroll end">{drawing}</div></section>'
     )
 
 
-def _scope(graph: GraphData, shown: GraphData, selection: layout.Selection) -> str:
+def _map_note(graph: GraphData, shown: GraphData, selection: layout.Selection) -> str:
     """What the map shows and what it leaves out."""
     size, drawn = count_parts(shown), len(selection.edges)
     inner = size.get("features", 0) + size.get("errors", 0)
@@ -197,10 +197,10 @@ def _route(path: GraphPath, graph: GraphData) -> str:
 
 
 def _step(node: Node, graph: GraphData) -> str:
-    return f'<span class="step {node.kind}">{_words(node, graph)}</span>'
+    return f'<span class="step {node.kind}">{_node_html(node, graph)}</span>'
 
 
-def _words(node: Node, graph: GraphData) -> str:
+def _node_html(node: Node, graph: GraphData) -> str:
     """The node in words, a feature's label first."""
     if node.kind != "feature" or not node.label:
         return escape(describe_node(node, graph))
@@ -211,7 +211,7 @@ def _words(node: Node, graph: GraphData) -> str:
 def _features(graph: GraphData) -> str:
     rows = graph.nodes.is_kind("feature").nonzero().flatten()
     order = graph.nodes.influence[rows].argsort(descending=True, stable=True)
-    top = rows[order][:FEATURES].tolist()
+    top = rows[order][:MAX_FEATURES].tolist()
     if not top:
         return _section("Features", "No feature is active on this prompt.", "")
     largest = max(float(graph.nodes.influence[top[0]]), 1e-30)
@@ -219,18 +219,18 @@ def _features(graph: GraphData) -> str:
         '<tr><th class="number">influence</th><th></th><th>feature</th><th class="number">'
         "activation</th><th>strongest input</th><th>strongest output</th></tr>"
     )
-    body = "".join(_feature(graph, row, largest) for row in top)
+    body = "".join(_feature_row(graph, row, largest) for row in top)
     note = "Influence is the share of the answers that goes through a feature, over all paths."
     return _section(
         "Most influential features", note, f'<div class="scroll"><table>{head}{body}</table></div>'
     )
 
 
-def _feature(graph: GraphData, row: int, largest: float) -> str:
+def _feature_row(graph: GraphData, row: int, largest: float) -> str:
     node = graph.nodes[row]
     return (
         f'<tr><td class="number">{node.influence:.2%}</td><td>{_bar(node.influence / largest)}</td>'
-        f'<td>{_words(node, graph)}</td><td class="number">{node.activation:.3g}</td>'
+        f'<td>{_node_html(node, graph)}</td><td class="number">{node.activation:.3g}</td>'
         f"<td>{_neighbor(graph, graph.adjacency[row])}</td>"
         f"<td>{_neighbor(graph, graph.adjacency[:, row])}</td></tr>"
     )
@@ -243,7 +243,7 @@ def _neighbor(graph: GraphData, weights: Tensor) -> str:
         return ""
     weight = float(weights[row])
     kind = "plus" if weight >= 0 else "minus"
-    return f'{_words(graph.nodes[row], graph)} <span class="arrow {kind}">{weight:+.2g}</span>'
+    return f'{_node_html(graph.nodes[row], graph)} <span class="arrow {kind}">{weight:+.2g}</span>'
 
 
 def _section(title: str, note: str, content: str) -> str:

@@ -10,9 +10,9 @@ from tl_attribution.graph.data import GraphData
 from tl_attribution.graph.description import describe_node
 from tl_attribution.graph.supernodes import Supernodes, sum_groups
 from tl_attribution.text import printable, quote
-from tl_attribution.view.layout import CHARACTER, MINIMUM, Box, answer_text, clip
+from tl_attribution.view.layout import CHARACTER, MIN_WIDTH, Box, answer_text, clip
 
-MAX_TOKENS, MAX_EDGES, ROWS = 16, 80, 12
+MAX_TOKENS, MAX_EDGES, MAX_ROWS = 16, 80, 12
 """Maximum number of single tokens and of edges in the drawing, the strongest, and of table rows."""
 
 LEVEL, MARGIN, SPACE = 74.0, 20.0, 22.0
@@ -51,7 +51,7 @@ def section(graph: GraphData) -> str:
     note = "Edges are sums over the members, as wide as the influence that goes over them."
     note += f" {hidden:,} nodes that are in no group are not drawn." * bool(hidden)
     head = '<tr><th>from</th><th>to</th><th class="number">weight</th><th class="number">'
-    rows = "".join(_row(link, texts) for link in links[:ROWS])
+    rows = "".join(_row(link, texts) for link in links[:MAX_ROWS])
     table = f"<table>{head}influence</th></tr>{rows}</table>"
     return (
         f'<section><h2>Supernodes</h2><p class="note">{note}</p>'
@@ -119,7 +119,7 @@ def _place(items: list[Item]) -> tuple[dict[int, Box], float, float]:
     for item in items:
         levels.setdefault(round(item.layer), []).append(item)
     sizes = {item.row: len(item.text) * CHARACTER + 20 for item in items}
-    width = MINIMUM
+    width = MIN_WIDTH
     for line in levels.values():
         width = max(width, sum(sizes[i.row] + SPACE for i in line) + 2 * MARGIN)
     boxes = {}
@@ -171,7 +171,7 @@ def _edge(link: Link, boxes: dict[int, Box], texts: dict[int, str], strongest: f
 
 def _box(graph: GraphData, grouped: Supernodes, item: Item, box: Box) -> str:
     influence = float(grouped.influence[item.row])
-    words = [describe_node(graph.nodes[row], graph) for row in grouped.members[item.row][:ROWS]]
+    words = [describe_node(graph.nodes[row], graph) for row in grouped.members[item.row][:MAX_ROWS]]
     more = len(grouped.members[item.row]) - len(words)
     lines = [item.text, f"influence {influence:.2%}", *words, *([f"and {more} more"] * bool(more))]
     return (
