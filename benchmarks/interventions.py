@@ -38,10 +38,10 @@ def main() -> None:
     features = [n for n in graph.nodes if n.kind == "feature"]
     pairs = islice(product(FACTORS, features), wanted)
     groups = [tla.supernode([node], factor) for factor, node in pairs]
-    answer, slow = graph.about.answers[0], []
+    answer, slow = graph.metadata.answers[0], []
     for name, mode in MODES.items():
         if mode.get("propagation") == "constrained":
-            mode = {**mode, "layers": range(graph.about.n_layers)}
+            mode = {**mode, "layers": range(graph.metadata.n_layers)}
         start, busy = time.perf_counter(), time.process_time()
         runs = tla.intervene_each(model, graph, dictionary, groups, **mode)
         kept = sum(int(run.logits[-1].argmax()) == answer.token_id for run in runs)

@@ -69,7 +69,7 @@ def figures(graph: tla.Graph, measured: Measured) -> dict[str, Any]:
         "seconds": measured.seconds,
         "peak memory above the start, GB": measured.gigabytes,
         "residual": graph.residual(),
-        "answers": [f"{a.token!r} {a.probability:.3f}" for a in graph.about.answers],
+        "answers": [f"{a.token!r} {a.probability:.3f}" for a in graph.metadata.answers],
         "active neurons, expanded": [certificate.active, certificate.expanded],
         "influence not expanded": certificate.unexpanded_influence,
         "replacement score, completeness": graph.scores(),

@@ -42,8 +42,8 @@ def test_text_ids_and_tensors_are_the_same_prompt(model: Any, graph: Graph) -> N
     assert tla.attribute(model, TEXT, transcoder()) == graph
     assert tla.attribute(model, torch.tensor(PROMPT), transcoder()) == graph
     assert model.attribution_graph(TEXT, transcoder()) == graph
-    assert graph.about.tokens == ("<bos>", " w5", " w16", " w29", " w5", " w37")
-    assert graph.about.prompt == TEXT
+    assert graph.metadata.tokens == ("<bos>", " w5", " w16", " w29", " w5", " w37")
+    assert graph.metadata.prompt == TEXT
 
 
 def test_salient_logits_hold_the_wanted_mass(model: Any) -> None:
@@ -119,7 +119,7 @@ def test_the_prefix_has_no_features_and_its_mlps_are_constant(model: Any, prefix
     inner = graph.nodes.is_kind("feature", "error")
     assert int(graph.nodes.position[inner].min()) == prefix
     assert graph.residual() < 1e-4
-    assert graph.about.prefix == prefix
+    assert graph.metadata.prefix == prefix
 
 
 @pytest.mark.parametrize("kind", ["clt-relu", "per-layer-skip", "neurons"])

@@ -25,7 +25,7 @@ def test_the_capital_of_france(monkeypatch: pytest.MonkeyPatch) -> None:
     model = real_model.boot("smollm2")
     graph = tla.attribute(model, real_model.PROMPT, tla.neurons(model), max_features=300)
     assert graph.residual() <= 1e-3
-    assert " Paris" in [answer.token for answer in graph.about.answers]
+    assert " Paris" in [answer.token for answer in graph.metadata.answers]
     assert graph.certificate.expanded == 300
     assert graph.certificate.active > 100_000
     assert "token" in {node.kind for node in graph.prune().nodes}

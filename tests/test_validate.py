@@ -58,7 +58,7 @@ def test_direct_effects_agree_and_effects_are_what_intervene_gives(
     assert len(found.tested) == 12
     assert found.direct.effects == 14 * int(graph.is_target.sum())
     logits = [i for i, n in enumerate(graph.nodes) if n.kind == "logit"]
-    tokens = graph.about.tokens
+    tokens = graph.metadata.tokens
     features = {
         f'layer {n.layer} #{n.index} at "{tokens[n.position]}" ({n.position})': n
         for n in graph.nodes

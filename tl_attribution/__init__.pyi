@@ -20,10 +20,10 @@ from .errors import UnsupportedModelError as UnsupportedModelError
 from .evaluation.evaluate import evaluate as evaluate
 from .graph.compare import Comparison as Comparison
 from .graph.compare import compare as compare
-from .graph.graph import Certificate as Certificate
+from .graph.data import Certificate as Certificate
 from .graph.graph import Graph as Graph
+from .graph.loading import load_graph as load_graph
 from .graph.nodes import Node as Node
-from .graph.storage import load_graph as load_graph
 from .graph.supernodes import Supernodes as Supernodes
 from .graph.trackers import log_graph as log_graph
 from .hosts.models import load_model as load_model

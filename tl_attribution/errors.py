@@ -1,4 +1,4 @@
-"""One family of errors. Each message says what was given, what was expected and what to do."""
+"""Errors. Each message says what was given, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable
 
 
 class TlAttributionError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class of the errors that this package raises on purpose."""
 
 
 class InputError(TlAttributionError, ValueError):
-    """An argument that cannot be used: a prompt, a target, a threshold, a feature."""
+    """An invalid argument: a prompt, a target, a threshold, a feature."""
 
 
 class UnsupportedModelError(TlAttributionError, TypeError):
-    """A model that no adapter can serve; the message names what is missing."""
+    """A model that no adapter supports; the message names what is missing."""
 
 
 class MismatchError(TlAttributionError, ValueError):
@@ -27,31 +27,31 @@ class FormatError(TlAttributionError, ValueError):
 
 
 class NotFoundError(TlAttributionError, LookupError):
-    """A name or path that leads nowhere; the message suggests the nearest."""
+    """A name or path that does not exist; the message suggests the nearest."""
 
 
 class HubError(TlAttributionError, ConnectionError):
-    """The Hub refused, failed or could not be reached, or holds something else than expected."""
+    """A request that the Hub refused or failed, or content other than expected."""
 
 
 class ProofError(TlAttributionError, RuntimeError):
-    """The frozen model does not give back the host's activations: no graph of it would be true."""
+    """A frozen model that does not reproduce the host's activations: its graph would be wrong."""
 
 
 class TrainingError(TlAttributionError, RuntimeError):
-    """A training run that cannot go on; the message says what was kept."""
+    """A training run that cannot continue; the message says what was kept."""
 
 
 class TooLargeError(TlAttributionError, MemoryError):
-    """The asked graph does not fit in memory; the message says how to ask for less."""
+    """A graph that does not fit in memory; the message says how to make it smaller."""
 
 
-MANY = 12
-"""Known names that an error lists at most."""
+MAX_NAMES = 12
+"""Maximum number of known names in a message."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that suggests known names close to ``name``, and lists them, if not too many.
+    """Suggest known names close to ``name``, and list the known names up to a maximum.
 
     >>> nearest("neuron", ["neurons", "atlas"])
     "did you mean 'neurons'? Known: atlas, neurons"
@@ -59,5 +59,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
-    return f"{hint}Known: {', '.join(names[:MANY]) if names else 'none'}{more}"
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"{hint}Known: {', '.join(names[:MAX_NAMES]) if names else 'none'}{more}"

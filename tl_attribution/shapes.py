@@ -39,10 +39,10 @@ Cotangents = Float[Tensor, "row position d_model"]
 """For each row, the derivative of its target with respect to the residual stream."""
 
 Changes = Float[Tensor, "row position d_model"]
-"""For each changed run of a prompt, by how much the residual stream differs from the original."""
+"""For each edited run of a prompt, the difference of the residual stream from the original."""
 
 StreamRows = Float[Tensor, "row position d_model"]
-"""What is read or written at one layer in several runs of one length."""
+"""The residual stream at one layer in several runs of the same length."""
 
 Logits = Float[Tensor, "position vocab"]
 """Next-token logits at every position of one prompt."""

@@ -1,13 +1,13 @@
-"""Text from prompts, files and people, made safe to show."""
+"""Escape text from prompts, files and people so that it is safe to print."""
 
 from __future__ import annotations
 
 JOINERS = "\u200c\u200d"
-"""Invisible, but part of how Persian, Indic scripts and emoji are written; shown as they are."""
+"""Invisible, but needed to write Persian, Indic scripts and emoji; not escaped."""
 
 
 def printable(text: str) -> str:
-    """``text`` with everything invisible or with a meaning to terminals and text direction escaped.
+    """Escape everything that is invisible or controls terminals or text direction.
 
     >>> printable("a\\n\\x1b[31m")
     'a\\\\n\\\\x1b[31m'
@@ -18,7 +18,7 @@ def printable(text: str) -> str:
 
 
 def quote(text: str) -> str:
-    """``text`` in quotes, so that its spaces are seen.
+    """Put ``text`` in quotes, so that its spaces are visible.
 
     >>> quote(" Dallas")
     '" Dallas"'

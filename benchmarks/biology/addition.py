@@ -70,7 +70,7 @@ pages.table(
 
 # %%
 graph = tla.attribute(atlas.model, FRAME.format(a=36, b=59), atlas.dictionary).prune()
-last = len(graph.about.tokens) - 1
+last = len(graph.metadata.tokens) - 1
 answer = max((n for n in graph.nodes if n.kind == "logit"), key=lambda n: n.influence)
 
 

@@ -100,9 +100,10 @@ pages.table(
 # %%
 example = Count("day", DAYS.index("Saturday"), 2, 1)
 graph = tla.attribute(atlas.model, example.prompt(), atlas.dictionary).prune()
-end = len(graph.about.tokens) - 1
+prompt = graph.metadata.tokens
+end = len(prompt) - 1
 answer = max((n for n in graph.nodes if n.kind == "logit"), key=lambda n: n.influence)
-words = {f"at “{graph.about.tokens[end + 1 + p].strip()}”": end + 1 + p for p in (-5, -3, -2, -1)}
+words = {f"at “{prompt[end + 1 + p].strip()}”": end + 1 + p for p in (-5, -3, -2, -1)}
 groups = {
     name: [n for n in graph.nodes if n.kind == "feature" and n.position == position]
     for name, position in words.items()

@@ -303,7 +303,7 @@ graphs = {
 
 def shared_nodes(one: str, other: str) -> list[object]:
     """How many features of two graphs are the same, at words that correspond."""
-    ends = [len(graphs[x].about.tokens) for x in (one, other)]
+    ends = [len(graphs[x].metadata.tokens) for x in (one, other)]
     align = {ends[0] + at: ends[1] + at for at in (ARTICLE, OPERATION, OF, WORD, END)}
     found = tla.compare(graphs[one], graphs[other], align=align).count("feature")
     return [f"{one}, {other}", found.both, found.only_a, found.only_b]
@@ -313,7 +313,7 @@ pages.table(["graphs", "shared", "in the first alone", "in the second alone"],
             [shared_nodes(*couple) for couple in couples])  # fmt: skip
 
 # %%
-last = len(graphs["English"].about.tokens) - 1
+last = len(graphs["English"].metadata.tokens) - 1
 small = operands["English"].members[0]
 named = operation_features("English").members.any(0)
 

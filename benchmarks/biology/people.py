@@ -79,7 +79,7 @@ stranger = next(
 made, both = figures.figure(11, 4.2, 2)
 for axes, name in zip(both, (person, stranger), strict=True):
     graph = tla.attribute(atlas.model, prompt("sport", name), atlas.dictionary)
-    last = len(graph.about.tokens) - 1
+    last = len(graph.metadata.tokens) - 1
     answer = max((n for n in graph.nodes if n.kind == "logit"), key=lambda n: n.influence)
     wanted = {**dict(zip(name.split(), (FIRST, LAST), strict=True)), "the end": END}
     groups = {
@@ -117,7 +117,7 @@ def pushes(kind: str, name: str) -> dict[int, tuple[float, float]]:
     )
     row = next(i for i, n in enumerate(graph.nodes) if n.kind == "logit")
     sums = dict.fromkeys(range(atlas.dictionary.n_layers), (0.0, 0.0))
-    last = len(graph.about.tokens) - 1
+    last = len(graph.metadata.tokens) - 1
     for column, node in enumerate(graph.nodes):
         if node.kind == "feature" and node.position == last:
             edge, (up, down) = float(graph.adjacency[row, column]), sums[node.layer]

@@ -19,7 +19,7 @@ Test = Callable[[tla.Node], bool]
 
 def is_step(graph: tla.Graph, step: Step) -> Test:
     """Whether a node is a feature of the inner step."""
-    first = len(graph.about.tokens) - 2
+    first = len(graph.metadata.tokens) - 2
 
     def test(node: tla.Node) -> bool:
         if node.kind != "feature" or node.position < first:
@@ -32,7 +32,7 @@ def is_step(graph: tla.Graph, step: Step) -> Test:
 def grouped(graph: tla.Graph, step: Step) -> tla.Graph:
     """The graph with the city, the step at either position, all else there, what comes before the
     city, and the first answer as supernodes."""
-    city, of_step = len(graph.about.tokens) - 2, is_step(graph, step)
+    city, of_step = len(graph.metadata.tokens) - 2, is_step(graph, step)
     answer = next(node.id for node in graph.nodes if node.kind == "logit")
 
     def features(at: int, inside: bool) -> Test:
@@ -54,7 +54,7 @@ def grouped(graph: tla.Graph, step: Step) -> tla.Graph:
 def draw(graph: tla.Graph, name: str) -> Figure:
     """A grouped graph. ``name``: of the inner step."""
     answer = next(node.label.strip() for node in graph.nodes if node.kind == "logit")
-    city = graph.about.tokens[-2].strip()
+    city = graph.metadata.tokens[-2].strip()
     boxes = {
         "city": figures.Box(1.5, 0, f"“{city}”", figures.GREY),
         "before": figures.Box(0, 0.9, "words before\nthe city", figures.PURPLE),

@@ -120,7 +120,7 @@ graph = tla.attribute(atlas.model, PROMPT.format("Dallas"), atlas.dictionary)
 features = sorted(
     (n for n in graph.nodes if n.kind == "feature"), key=lambda n: n.influence, reverse=True
 )
-place = {(n.position - len(graph.about.tokens), n.layer, n.index): number
+place = {(n.position - len(graph.metadata.tokens), n.layer, n.index): number
          for number, n in enumerate(features, 1)}  # fmt: skip
 
 

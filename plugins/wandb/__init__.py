@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 def install(module: ModuleType) -> None:
     """Offer the callback and the graphs. Installing twice changes nothing."""
-    from tl_attribution.graph.trackers import GraphTracker, register_graph_store
+    from tl_attribution.graph.trackers import GraphTracker, register_graph_tracker
     from tl_attribution.training.callbacks import register_callback
 
     register_callback("wandb", make)
-    register_graph_store("wandb", GraphTracker(check, log, load))
+    register_graph_tracker("wandb", GraphTracker(check, log, load))
 
 
 def make(where: str) -> Callback:

@@ -12,8 +12,11 @@ from typing import Any
 import wandb
 
 from tl_attribution.errors import FormatError, InputError, NotFoundError
-from tl_attribution.graph import export, storage
+from tl_attribution.graph import export
+from tl_attribution.graph.data import GraphData
 from tl_attribution.graph.graph import Graph
+from tl_attribution.graph.loading import load_graph
+from tl_attribution.graph.nodes import NodeKind
 from tl_attribution.plugins.wandb.runs import address, open_run
 from tl_attribution.text import printable
 from tl_attribution.view import page
@@ -59,8 +62,8 @@ def _finished(run: wandb.Run) -> Iterator[wandb.Run]:
 def _log(graph: Graph, run: wandb.Run) -> str | None:
     if run.disabled:
         return None
-    about, numbers = graph.about, _numbers(graph)
-    facts = {name: printable(getattr(about, name)) for name in ("prompt", "model", "dictionary")}
+    metadata, numbers = graph.metadata, _numbers(graph)
+    facts = {name: printable(getattr(metadata, name)) for name in ("prompt", "model", "dictionary")}
     artifact = wandb.Artifact(f"graph-{export.slug(graph)}", "graph", metadata={**facts, **numbers})
     row: dict[str, Any] = {**facts, **numbers, **_tables(page.readable(graph))}
     html = wandb.Html(page.render(graph), inject=False, data_is_not_path=True)
@@ -77,14 +80,15 @@ def _log(graph: Graph, run: wandb.Run) -> str | None:
 
 
 def _numbers(graph: Graph) -> dict[str, float]:
-    scores, kinds = graph.scores(), ("feature", "error", "logit")
+    scores = graph.scores()
+    kinds: tuple[NodeKind, ...] = ("feature", "error", "logit")
     sizes = {f"n_{kind}s": int(graph.nodes.is_kind(kind).sum()) for kind in kinds}
     return {**scores._asdict(), "residual": graph.residual(), "n_edges": graph.n_edges, **sizes}
 
 
-def _tables(graph: Graph) -> dict[str, wandb.Table]:
+def _tables(graph: GraphData) -> dict[str, wandb.Table]:
     """Nodes and edges; text is text, with whatever is invisible escaped."""
-    tokens = [printable(token) for token in graph.about.tokens]
+    tokens = [printable(token) for token in graph.metadata.tokens]
     nodes, ids = [], []
     for row, node in enumerate(graph.nodes):
         measured = (float(graph.constant[row]), float(graph.preactivation[row]))
@@ -126,7 +130,7 @@ def load(where: str) -> Graph:
     with TemporaryDirectory() as folder:
         file = _asked(where, lambda: artifact.get_entry(FILE).download(folder, skip_cache=True))
         try:
-            return storage.load_graph(Path(file))
+            return load_graph(Path(file))
         except FormatError as error:
             raise FormatError(f"wandb:{where}: {error}") from error
 

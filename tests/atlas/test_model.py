@@ -79,8 +79,8 @@ def test_text_comes_back_as_it_was(atlas: Any) -> None:
 
 
 def test_dallas_is_answered_explained_and_checked(atlas: Any, dallas: Graph) -> None:
-    assert dallas.about.answers[0].token == " Austin"
-    assert dallas.about.answers[0].probability > 0.9
+    assert dallas.metadata.answers[0].token == " Austin"
+    assert dallas.metadata.answers[0].probability > 0.9
     assert dallas.residual() <= 1e-4
     assert dallas.scores().replacement > 0.999  # neurons leave no error
     pruned = dallas.prune()
@@ -88,7 +88,7 @@ def test_dallas_is_answered_explained_and_checked(atlas: Any, dallas: Graph) -> 
     assert (
         5 < int(pruned.nodes.is_kind("feature").sum()) < int(dallas.nodes.is_kind("feature").sum())
     )
-    tokens = {pruned.about.tokens[pruned.nodes[p.nodes[0]].position] for p in pruned.paths(n=10)}
+    tokens = {pruned.metadata.tokens[pruned.nodes[p.nodes[0]].position] for p in pruned.paths(n=10)}
     assert " Dallas" in tokens
 
 

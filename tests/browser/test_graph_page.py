@@ -33,23 +33,23 @@ def page(chromium: webdriver.Chrome, tmp_path: Path) -> webdriver.Chrome:
     return chromium
 
 
-def test_the_browser_finds_nothing_to_complain_about(page: webdriver.Chrome) -> None:
+def test_the_browser_logs_nothing(page: webdriver.Chrome) -> None:
     assert page.get_log("browser") == []
 
 
-def test_it_loads_nothing_but_itself(page: webdriver.Chrome) -> None:
+def test_it_loads_no_other_file(page: webdriver.Chrome) -> None:
     loaded = page.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert loaded == []
 
 
-def test_answers_and_what_a_prompt_holds_are_seen_as_text(page: webdriver.Chrome) -> None:
+def test_answers_and_prompts_are_shown_as_text(page: webdriver.Chrome) -> None:
     seen = page.find_element("tag name", "body").text
     assert '" Austin"' in seen
     assert r"[red]Dallas[/red]\x1b[31m:smile:" in seen
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_sticks_out_at_the_side(page: webdriver.Chrome, width: int) -> None:
+def test_the_page_does_not_scroll_sideways(page: webdriver.Chrome, width: int) -> None:
     page.set_window_size(width, 900)
     content, window = page.execute_script(
         "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"

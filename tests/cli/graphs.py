@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from tl_attribution.graph.graph import Answer, Certificate, Graph, GraphMetadata
-from tl_attribution.graph.influence import influence, normalise
+from tl_attribution.graph.data import Answer, Certificate, GraphMetadata
+from tl_attribution.graph.graph import Graph
+from tl_attribution.graph.influence import influence, normalize
 from tl_attribution.graph.nodes import NodeTable
 
 HOSTILE = " [red]Dallas[/red]\x1b[31m:smile:"
@@ -28,12 +29,12 @@ def small_graph() -> Graph:
         adjacency[target, source] = weight
     constant, weights = torch.full((6,), 0.25), torch.tensor([0, 0, 0, 0, 0, 0.9])
     return Graph(
-        nodes=nodes.with_influence(influence(normalise(adjacency), weights)),
+        nodes=nodes.with_influence(influence(normalize(adjacency), weights)),
         adjacency=adjacency,
         constant=constant,
         preactivation=adjacency.sum(1) + constant,
         target_weights=weights,
-        about=GraphMetadata(
+        metadata=GraphMetadata(
             prompt="".join(TOKENS),
             token_ids=(4, 5),
             tokens=TOKENS,

@@ -277,7 +277,7 @@ def test_the_dallas_graph_from_prompt_to_files(tmp_path: Path) -> None:
     assert done.stderr == ""
     assert done.returncode == 0
     graph = tla.load_graph(out)
-    assert graph.about.answers[0].token == " Austin"
+    assert graph.metadata.answers[0].token == " Austin"
     assert '" Austin"' in done.stdout.split("answers")[1].splitlines()[1]
     assert graph.residual() <= 1e-4
     assert len(json.loads(text.read_text())["nodes"]) == len(graph.prune().nodes)

@@ -92,7 +92,7 @@ def test_a_prompt_may_lie_on_the_device(pair: Pair) -> None:
     ids = torch.tensor(PROMPT, device=pair.device)
     there = tla.attribute(pair.there, ids, transcoder())
     assert there == tla.attribute(pair.there, PROMPT, transcoder())
-    assert tla.attribute(pair.here, ids, transcoder()).about.token_ids == tuple(PROMPT)
+    assert tla.attribute(pair.here, ids, transcoder()).metadata.token_ids == tuple(PROMPT)
 
 
 def test_a_graph_needs_the_processors_memory_and_a_partial_one_the_devices_too(

@@ -180,7 +180,7 @@ def test_a_model_is_loaded_onto_a_device(device: str) -> None:
     prompt = "Fact: the capital of the state containing Dallas is"
     there = tla.attribute(model, prompt, tla.load_dictionary("atlas", device=device))
     here = tla.attribute(tla.load_model("atlas"), prompt, tla.load_dictionary("atlas"))
-    assert there.about.answers[0].token == here.about.answers[0].token == " Austin"
+    assert there.metadata.answers[0].token == here.about.answers[0].token == " Austin"
     assert torch.allclose(there.adjacency, here.adjacency, atol=1e-4)
 
 

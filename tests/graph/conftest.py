@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tl_attribution.graph.graph import Answer, Certificate, Graph, GraphMetadata
-from tl_attribution.graph.influence import influence, normalise
+from tl_attribution.graph.data import Answer, Certificate, GraphMetadata
+from tl_attribution.graph.graph import Graph
+from tl_attribution.graph.influence import influence, normalize
 from tl_attribution.graph.nodes import NodeTable
 
 
@@ -38,22 +39,22 @@ def _table(
     )
 
 
-def _graph(nodes: NodeTable, adjacency: Tensor, weights: Tensor, about: GraphMetadata) -> Graph:
+def _graph(nodes: NodeTable, adjacency: Tensor, weights: Tensor, metadata: GraphMetadata) -> Graph:
     targets = nodes.is_kind("feature", "logit")
     constant = torch.linspace(-1, 1, len(nodes)) * targets
     n_features = int(nodes.is_kind("feature").sum())
     return Graph(
-        nodes=nodes.with_influence(influence(normalise(adjacency), weights)),
+        nodes=nodes.with_influence(influence(normalize(adjacency), weights)),
         adjacency=adjacency,
         constant=constant,
         preactivation=adjacency.sum(1) + constant,
         target_weights=weights,
-        about=about,
+        metadata=metadata,
         certificate=Certificate(n_features, n_features, 0.0, (0.5, 0.5), (0.5, 0.5)),
     )
 
 
-def _about(
+def _metadata(
     n_layers: int, tokens: list[str], answers: list[str], probabilities: list[float]
 ) -> GraphMetadata:
     return GraphMetadata(
@@ -100,8 +101,8 @@ def random_graph_of(
     probabilities = 0.9 * probabilities / probabilities.sum()
     weights = torch.zeros(n)
     weights[-len(answers) :] = probabilities
-    about = _about(n_layers, list(tokens), list(answers), probabilities.tolist())
-    return _graph(nodes, adjacency, weights, about)
+    metadata = _metadata(n_layers, list(tokens), list(answers), probabilities.tolist())
+    return _graph(nodes, adjacency, weights, metadata)
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +131,7 @@ def small_graph() -> Graph:
     adjacency[answer, nodes.find("token", -1, 0, 7)] = -1.0
     weights = torch.zeros(len(nodes))
     weights[answer] = 0.8
-    return _graph(nodes, adjacency, weights, _about(2, tokens, answers, [0.8]))
+    return _graph(nodes, adjacency, weights, _metadata(2, tokens, answers, [0.8]))
 
 
 @pytest.fixture(scope="session")

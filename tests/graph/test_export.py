@@ -16,7 +16,7 @@ from tl_attribution.errors import InputError
 from tl_attribution.graph import export
 
 SCHEMA = json.loads((Path(__file__).parent / "neuronpedia_schema.json").read_text())
-"""Neuronpedia's own, as its upload page checks it."""
+"""Neuronpedia's extra, as its upload page checks it."""
 
 JS_SAFE = 2**53
 
@@ -30,19 +30,19 @@ def _written(graph, path):
 def test_every_graph_fits_the_schema(random_graph, seed, pruned):
     graph = random_graph(seed)
     graph = graph.prune() if pruned else graph
-    found = export.to_json_dict(graph)
-    jsonschema.Draft7Validator(SCHEMA).validate(found)
-    assert ("node_threshold" in found["metadata"]) == pruned
+    exported = export.to_json_dict(graph)
+    jsonschema.Draft7Validator(SCHEMA).validate(exported)
+    assert ("node_threshold" in exported["metadata"]) == pruned
 
 
 @given(st.integers(0, 10_000))
 def test_links_are_the_edges_and_point_at_nodes(random_graph, seed):
     graph = random_graph(seed)
-    found = export.to_json_dict(graph)
-    rows = {node["node_id"]: row for row, node in enumerate(found["nodes"])}
-    assert len(rows) == len({node["jsNodeId"] for node in found["nodes"]}) == len(graph.nodes)
+    exported = export.to_json_dict(graph)
+    rows = {node["node_id"]: row for row, node in enumerate(exported["nodes"])}
+    assert len(rows) == len({node["jsNodeId"] for node in exported["nodes"]}) == len(graph.nodes)
     again = torch.zeros_like(graph.adjacency)
-    for link in found["links"]:
+    for link in exported["links"]:
         again[rows[link["target"]], rows[link["source"]]] = link["weight"]
     assert torch.equal(again, graph.adjacency)
 
@@ -98,9 +98,9 @@ def test_a_feature_that_is_explained_is_no_logit(small_graph):
         preactivation=small_graph.preactivation[keep],
         target_weights=weights,
     )
-    found = export.to_json_dict(graph)
-    assert not any(node["is_target_logit"] for node in found["nodes"])
-    assert found["metadata"]["tl_attribution"]["target_weights"] == {"1_4_1": 1.0}
+    exported = export.to_json_dict(graph)
+    assert not any(node["is_target_logit"] for node in exported["nodes"])
+    assert exported["metadata"]["tl_attribution"]["target_weights"] == {"1_4_1": 1.0}
 
 
 @given(st.integers(0, 200), st.integers(0, 10**6))
@@ -113,23 +113,24 @@ def test_pairs_come_apart_as_neuronpedia_takes_them_apart(layer, index):
 
 
 def test_in_edges_and_constants_in_the_file_give_the_preactivations(random_graph, tmp_path):
-    found = _written(random_graph(5), tmp_path / "g.json")
-    own = found["metadata"]["tl_attribution"]
-    sums = dict(own["constants"])
-    for link in found["links"]:
+    exported = _written(random_graph(5), tmp_path / "g.json")
+    extra = exported["metadata"]["tl_attribution"]
+    sums = dict(extra["constants"])
+    for link in exported["links"]:
         sums[link["target"]] += link["weight"]
-    assert sums == pytest.approx(own["preactivations"], abs=1e-5)
-    assert own["residual"] < 1e-6
+    assert sums == pytest.approx(extra["preactivations"], abs=1e-5)
+    assert extra["residual"] < 1e-6
 
 
 def test_metadata_says_where_the_graph_is_from(small_graph, tmp_path):
-    found = _written(small_graph.prune(), tmp_path / "g.json")["metadata"]
-    assert found["prompt"] == "a b"
-    assert found["prompt_tokens"] == ["a", " b"]
-    assert (found["scan"], found["node_threshold"], found["schema_version"]) == ("tiny", 0.8, 1)
-    assert found["info"]["generator"]["name"] == "tl-attribution"
-    assert found["generation_settings"] == {"max_n_logits": 10, "desired_logit_prob": 0.95}
-    assert found["tl_attribution"]["answers"] == [
+    metadata = _written(small_graph.prune(), tmp_path / "g.json")["metadata"]
+    assert metadata["prompt"] == "a b"
+    assert metadata["prompt_tokens"] == ["a", " b"]
+    assert (metadata["scan"], metadata["node_threshold"]) == ("tiny", 0.8)
+    assert metadata["schema_version"] == 1
+    assert metadata["info"]["generator"]["name"] == "tl-attribution"
+    assert metadata["generation_settings"] == {"max_n_logits": 10, "desired_logit_prob": 0.95}
+    assert metadata["tl_attribution"]["answers"] == [
         {"token": " c", "token_id": 5, "probability": 0.8}
     ]
 
@@ -143,17 +144,17 @@ def test_the_same_graph_gives_the_same_bytes(random_graph, tmp_path):
 @given(st.text(min_size=1))
 def test_slugs_are_safe_and_tell_prompts_apart(random_graph, prompt):
     graph = random_graph(0)
-    about = replace(graph.about, prompt=prompt)
-    slug = export.slug(replace(graph, about=about))
+    metadata = replace(graph.metadata, prompt=prompt)
+    slug = export.slug(replace(graph, metadata=metadata))
     assert re.fullmatch(r"[a-z0-9-]{1,60}", slug)
-    other = replace(graph, about=replace(about, prompt=prompt + "!"))
+    other = replace(graph, metadata=replace(metadata, prompt=prompt + "!"))
     assert slug != export.slug(other)
-    assert slug != export.slug(replace(graph, about=replace(about, model="another")))
+    assert slug != export.slug(replace(graph, metadata=replace(metadata, model="another")))
 
 
 def test_a_prompt_becomes_its_slug(random_graph):
-    about = replace(random_graph(0).about, prompt="Fact: the Capital/../is", model="m")
-    slug = export.slug(replace(random_graph(0), about=about))
+    metadata = replace(random_graph(0).metadata, prompt="Fact: the Capital/../is", model="m")
+    slug = export.slug(replace(random_graph(0), metadata=metadata))
     assert re.fullmatch(r"fact-the-capital-is-[0-9a-f]{8}", slug)
 
 
@@ -170,23 +171,23 @@ def test_two_nodes_in_one_place_are_refused(small_graph):
     index[0], layer = 4, small_graph.nodes.layer.clone()
     layer[0] = 1
     nodes = replace(small_graph.nodes, index=index, layer=layer)
-    with pytest.raises(InputError, match="two nodes"):
+    with pytest.raises(InputError, match=r"^two nodes"):
         export.to_json_dict(replace(small_graph, nodes=nodes))
 
 
 def test_networkx_holds_the_same_graph(small_graph):
-    found = small_graph.to_networkx()
-    assert set(found.edges(data="weight")) == {
+    exported = small_graph.to_networkx()
+    assert set(exported.edges(data="weight")) == {
         ("E_8_1", "0_2_1", 3.0),
         ("0_error_1", "1_4_1", -1.0),
         ("0_2_1", "1_4_1", 3.0),
         ("1_4_1", "3_5_1", 4.0),
         ("E_7_0", "3_5_1", -1.0),
     }
-    assert found.nodes["0_2_1"]["activation"] == 0.25
-    assert found.nodes["3_5_1"]["label"] == " c"
-    assert networkx.is_directed_acyclic_graph(found)
-    assert found.graph["prompt"] == "a b"
+    assert exported.nodes["0_2_1"]["activation"] == 0.25
+    assert exported.nodes["3_5_1"]["label"] == " c"
+    assert networkx.is_directed_acyclic_graph(exported)
+    assert exported.graph["prompt"] == "a b"
 
 
 @given(st.integers(0, 10_000))

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tl_attribution.errors import InputError
-from tl_attribution.graph import influence as scoring
+from tl_attribution.graph.influence import influence, normalize, prune_matrix, score_matrix
 
 REFERENCE = json.loads((Path(__file__).parent / "circuit_tracer_prune.json").read_text())
 seeds = st.integers(0, 10_000)
 
 
 def test_hand_computed_influence(small_graph):
-    found = {node.id: round(node.influence, 6) for node in small_graph.nodes if node.influence}
-    assert found == {"0_2_1": 0.48, "1_4_1": 0.64, "0_error_1": 0.16, "E_7_0": 0.16, "E_8_1": 0.48}
+    shares = {node.id: round(node.influence, 6) for node in small_graph.nodes if node.influence}
+    assert shares == {"0_2_1": 0.48, "1_4_1": 0.64, "0_error_1": 0.16, "E_7_0": 0.16, "E_8_1": 0.48}
 
 
 def test_hand_computed_scores(small_graph):
@@ -32,11 +32,11 @@ def test_hand_computed_scores(small_graph):
 @given(seeds)
 def test_influence_is_the_sum_of_the_inverse(random_graph, seed):
     graph = random_graph(seed)
-    shares = scoring.normalise(graph.adjacency).double()
+    shares = normalize(graph.adjacency).double()
     weights = graph.target_weights.double()
     all_walks = torch.linalg.inv(torch.eye(len(weights), dtype=torch.float64) - shares)
     expected = weights @ all_walks - weights
-    torch.testing.assert_close(scoring.influence(shares, weights), expected)
+    torch.testing.assert_close(influence(shares, weights), expected)
 
 
 @given(seeds)
@@ -52,7 +52,7 @@ def test_pruned_graphs_keep_their_promises(random_graph, seed, node_threshold, e
     graph = random_graph(seed)
     always = graph.nodes.is_kind("token", "logit")
     features = graph.nodes.is_kind("feature")
-    kept = scoring.prune(
+    kept = prune_matrix(
         graph.adjacency, graph.target_weights, features, always, node_threshold, edge_threshold
     )
     assert kept.nodes[always].all()
@@ -68,7 +68,7 @@ def test_pruning_moves_edges_into_the_constant(random_graph, seed):
     graph = random_graph(seed)
     assert graph.residual() < 1e-6
     assert graph.prune(0.5, 0.8).residual() < 1e-5
-    assert graph.prune(0.5, 0.8).about.settings["node_threshold"] == 0.5
+    assert graph.prune(0.5, 0.8).metadata.settings["node_threshold"] == 0.5
 
 
 @given(seeds)
@@ -126,13 +126,13 @@ def test_masks_and_scores_are_circuit_tracers(reference_prune, result):
     features, always = rows < n_features, rows >= n - n_logits - case.n_positions
     for thresholds, expected in result["pruned"].items():
         pair = [float(threshold) for threshold in thresholds.split()]
-        kept = scoring.prune(adjacency, weights, features, always, *pair)
+        kept = prune_matrix(adjacency, weights, features, always, *pair)
         assert reference_prune.bits(kept.nodes) == expected["nodes"]
         assert reference_prune.bits(kept.edges) == expected["edges"]
     inputs, errors = always & (rows < n - n_logits), ~features & ~always
-    scores = scoring.scores(adjacency, weights, inputs, errors)
+    scores = score_matrix(adjacency, weights, inputs, errors)
     assert list(scores) == pytest.approx(result["scores"], abs=1e-6)
-    ordered, order = scoring.influence(scoring.normalise(adjacency), weights).sort(descending=True)
+    ordered, order = influence(normalize(adjacency), weights).sort(descending=True)
     cumulative = torch.empty(n)
     cumulative[order] = ordered.cumsum(0) / ordered.sum()
     some = ordered[order.argsort()] > 0  # ties at zero have no order

@@ -43,10 +43,10 @@ places = st.tuples(
 
 
 @given(st.sets(places))
-def test_ids_are_unique(found):
+def test_ids_are_unique(places_of_nodes):
     # Leaves and logits have the one layer that their kind has; errors have no index.
     layer = {"token": -1, "position": -1, "logit": 5}
-    nodes = {(k, layer.get(k, at), p, 0 if k == "error" else i) for k, at, p, i in found}
+    nodes = {(k, layer.get(k, at), p, 0 if k == "error" else i) for k, at, p, i in places_of_nodes}
     assert len({node_id(*node) for node in nodes}) == len(nodes)
 
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_attribution.graph.graph import Certificate
-from tl_attribution.graph.influence import normalise
+from tl_attribution.graph.data import Certificate
+from tl_attribution.graph.influence import normalize
 from tl_attribution.view import layout, page
 
 VOID = {"meta", "br"}
@@ -44,11 +44,11 @@ class Parsed(HTMLParser):
 
     def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
         """Attributes of the elements with this tag whose attributes start with these words."""
-        wanted = attributes.items()
         return [
-            found
-            for name, found in self.elements
-            if name == tag and all((found.get(key) or "").startswith(v) for key, v in wanted)
+            element
+            for name, element in self.elements
+            if name == tag
+            and all((element.get(k) or "").startswith(v) for k, v in attributes.items())
         ]
 
     def text(self) -> str:
@@ -76,15 +76,15 @@ def _assert_harmless(parsed: Parsed) -> None:
 
 
 def _hostile(graph):
-    about = graph.about
-    answers = tuple(a._replace(token=HOSTILE) for a in about.answers)
+    metadata = graph.metadata
+    answers = tuple(a._replace(token=HOSTILE) for a in metadata.answers)
     return replace(
         graph,
         nodes=replace(graph.nodes, labels=(HOSTILE,) * len(graph.nodes)),
-        about=replace(
-            about,
+        metadata=replace(
+            metadata,
             prompt=HOSTILE,
-            tokens=(HOSTILE,) * len(about.tokens),
+            tokens=(HOSTILE,) * len(metadata.tokens),
             model=HOSTILE,
             dictionary=HOSTILE,
             answers=answers,
@@ -106,7 +106,7 @@ def test_a_hostile_prompt_is_only_text(random_graph):
 @given(st.text(max_size=30), st.text(max_size=8), st.text(max_size=8))
 def test_any_text_is_only_text(random_graph, prompt, token, label):
     graph = random_graph(1, tokens=(token, "b"), answers=(label,))
-    graph = replace(graph, about=replace(graph.about, prompt=prompt))
+    graph = replace(graph, metadata=replace(graph.metadata, prompt=prompt))
     parsed = Parsed(page.render(graph))
     _assert_harmless(parsed)
     parsed.text().encode()
@@ -176,22 +176,22 @@ def test_a_partial_graph_says_what_it_leaves_out(small_graph):
 def test_only_the_strongest_edges_are_drawn(random_graph):
     graph = random_graph(0, n_features=200, density=1.0).prune(1.0, 1.0)
     text = Parsed(page.render(graph)).text()
-    found = layout.select(graph, [])
-    assert len(found.edges) == layout.MAX_EDGES
+    selection = layout.select(graph, [])
+    assert len(selection.edges) == layout.MAX_EDGES
     assert f"the strongest {layout.MAX_EDGES} of {graph.n_edges:,} edges" in text
-    shares = normalise(graph.adjacency)
+    shares = normalize(graph.adjacency)
     arriving = graph.nodes.influence + graph.target_weights
     ordered = (shares * arriving[:, None]).flatten().sort(descending=True).values
-    for edge in found.edges:
+    for edge in selection.edges:
         assert edge.share >= float(ordered[layout.MAX_EDGES]) - 1e-7
 
 
 def test_a_long_prompt_loses_the_columns_nothing_touches(random_graph):
     graph = random_graph(0, tokens=tuple(f" t{i}" for i in range(120)), density=0.02).prune()
-    found = layout.select(graph, graph.paths(n=10))
-    touched = {graph.nodes[row].position for edge in found.edges for row in edge[:2]}
-    assert set(found.positions) == touched | {119}
-    hidden = 120 - len(found.positions)
+    selection = layout.select(graph, graph.paths(n=10))
+    touched = {graph.nodes[row].position for edge in selection.edges for row in edge[:2]}
+    assert set(selection.positions) == touched | {119}
+    hidden = 120 - len(selection.positions)
     assert f"{hidden} tokens that these edges do not touch" in Parsed(page.render(graph)).text()
 
 
@@ -203,9 +203,9 @@ def test_a_long_prompt_loses_the_columns_nothing_touches(random_graph):
 )
 def test_nothing_on_the_map_overlaps_or_sticks_out(random_graph, seed, n_features, answers):
     graph = random_graph(seed, n_features=n_features, answers=tuple(answers))
-    found = layout.select(graph, graph.paths(n=10))
-    placed = layout.place(graph, found)
-    boxes = [placed.boxes[row] for row in found.nodes]
+    selection = layout.select(graph, graph.paths(n=10))
+    placed = layout.place(graph, selection)
+    boxes = [placed.boxes[row] for row in selection.nodes]
     for i, box in enumerate(boxes):
         assert box.x - box.width / 2 >= 0
         assert box.x + box.width / 2 <= placed.width
@@ -220,9 +220,9 @@ def test_nothing_on_the_map_overlaps_or_sticks_out(random_graph, seed, n_feature
 @given(st.integers(0, 1_000))
 def test_edges_on_the_map_go_up(random_graph, seed):
     graph = random_graph(seed)
-    found = layout.select(graph, graph.paths(n=10))
-    placed = layout.place(graph, found)
-    for edge in found.edges:
+    selection = layout.select(graph, graph.paths(n=10))
+    placed = layout.place(graph, selection)
+    for edge in selection.edges:
         assert placed.boxes[edge.source].y > placed.boxes[edge.target].y
 
 

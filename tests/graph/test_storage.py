@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 
 from tl_attribution.errors import FormatError, NotFoundError
 from tl_attribution.files import write_whole
-from tl_attribution.graph import storage
+from tl_attribution.graph import saving
 from tl_attribution.graph.graph import Graph
-from tl_attribution.graph.storage import KEY, load_graph, save_graph
+from tl_attribution.graph.loading import load_graph
+from tl_attribution.graph.saving import KEY, save_graph
 
 
 class Payload:
@@ -69,7 +70,7 @@ def test_text_of_every_kind_survives(random_graph, tmp_path):
     tokens = ("\ud800", "\x00", "日本", '"</script>', "\u202e")
     graph = random_graph(0, tokens=tokens)
     graph.save(tmp_path / "graph")
-    assert load_graph(tmp_path / "graph").about.tokens == tokens
+    assert load_graph(tmp_path / "graph").metadata.tokens == tokens
 
 
 def test_tensors_that_share_memory_can_be_saved(small_graph, tmp_path):
@@ -83,7 +84,7 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(small_graph, tmp_path
     path = tmp_path / "graph"
     lengths = set()
     for padding in range(0, 256, 8):
-        graph = replace(small_graph, about=replace(small_graph.about, model="m" * padding))
+        graph = replace(small_graph, metadata=replace(small_graph.metadata, model="m" * padding))
         graph.save(path)
         assert load_graph(path) == graph
         lengths.add(path.read_bytes()[0])
@@ -113,9 +114,9 @@ def test_a_pickle_inside_a_graph_file_stays_bytes(small_graph, tmp_path, payload
     header, tensors = _parts(small_graph, tmp_path / "graph")
     stream = io.BytesIO()
     pickle.dump(Payload(), stream)
-    header["about"]["settings"] = {"note": stream.getvalue().decode("latin1")}
+    header["metadata"]["settings"] = {"note": stream.getvalue().decode("latin1")}
     _write(tmp_path / "graph", header, tensors)
-    assert load_graph(tmp_path / "graph").about.settings == header["about"]["settings"]
+    assert load_graph(tmp_path / "graph").metadata.settings == header["metadata"]["settings"]
     assert not payload.exists()
 
 
@@ -177,12 +178,12 @@ def test_another_safetensors_file_is_refused(tmp_path):
         load_graph(tmp_path / "model.safetensors")
 
 
-@pytest.mark.parametrize("part", ["about", "certificate", "labels"])
+@pytest.mark.parametrize("part", ["metadata", "certificate", "labels"])
 def test_a_header_without_a_part_is_refused(small_graph, tmp_path, part):
     header, tensors = _parts(small_graph, tmp_path / "graph")
-    for value in ({}, {"certificate": 3, "about": [], "labels": 5}):
+    for value in ({}, {"certificate": 3, "metadata": [], "labels": 5}):
         _write(tmp_path / "graph", {k: v for k, v in header.items() if k != part} | value, tensors)
-        with pytest.raises(FormatError, match="lacks a part of a graph or holds a wrong one"):
+        with pytest.raises(FormatError, match=r"a part of the graph in .* is missing or wrong"):
             load_graph(tmp_path / "graph")
 
 
@@ -199,7 +200,7 @@ def test_tensors_that_do_not_fit_are_refused(small_graph, tmp_path):
     for name, tensor in spoiled.items():
         assert name in tensors
         _write(tmp_path / "graph", header, tensors | {name: tensor})
-        with pytest.raises(FormatError, match="lacks a part of a graph or holds a wrong one"):
+        with pytest.raises(FormatError, match=r"a part of the graph in .* is missing or wrong"):
             load_graph(tmp_path / "graph")
 
 
@@ -230,7 +231,7 @@ def test_nothing_is_half_written(small_graph, tmp_path, monkeypatch, existing):
         Path(file).write_bytes(b"half")
         _full_disk()
 
-    monkeypatch.setattr(storage, "save_file", half)
+    monkeypatch.setattr(saving, "save_file", half)
     with pytest.raises(OSError, match="No space left"):
         small_graph.save(path)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [existing] * (existing is not None)

@@ -13,15 +13,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tl_attribution.errors import FormatError, InputError
-from tl_attribution.graph import export, paths
-from tl_attribution.graph.influence import influence, normalise
-from tl_attribution.graph.storage import KEY, load_graph
+from tl_attribution.graph import export
+from tl_attribution.graph.description import describe_node
+from tl_attribution.graph.influence import influence, normalize
+from tl_attribution.graph.loading import load_graph
+from tl_attribution.graph.saving import KEY
 from tl_attribution.text import printable
 from tl_attribution.view import page
 from tl_attribution.view.layout import clip
 
 SCHEMA = json.loads((Path(__file__).parent / "neuronpedia_schema.json").read_text())
-seeds, some = st.integers(0, 10_000), settings(max_examples=30)
+seeds = st.integers(0, 10_000)
+few_examples = settings(max_examples=30)
 
 
 marks = st.lists(st.integers(0, 3), min_size=1, max_size=40)
@@ -35,44 +38,46 @@ def _grouped(random_graph, seed, marks):
     return graph.group({name: rows for name, rows in groups.items() if rows})
 
 
-@some
+@few_examples
 @given(seeds, marks)
 def test_edges_between_groups_are_the_sums_of_their_members_edges(random_graph, seed, marks):
     graph = _grouped(random_graph, seed, marks)
-    found = graph.supernodes()
-    shares = normalise(graph.adjacency)
+    supernodes = graph.supernodes()
+    shares = normalize(graph.adjacency)
     arriving = influence(shares, graph.target_weights) + graph.target_weights
-    assert sorted(row for rows in found.members for row in rows) == list(range(len(graph.nodes)))
-    for t, targets in enumerate(found.members):
-        for s, sources in enumerate(found.members):
+    assert sorted(row for rows in supernodes.members for row in rows) == list(
+        range(len(graph.nodes))
+    )
+    for t, targets in enumerate(supernodes.members):
+        for s, sources in enumerate(supernodes.members):
             edges = [(x, y) for x in targets for y in sources]
             weight = sum(float(graph.adjacency[edge]) for edge in edges)
             flow = sum(float(shares[x, y] * arriving[x]) for x, y in edges)
-            assert float(found.weights[t, s]) == pytest.approx(weight, abs=1e-4)
-            assert float(found.flow[t, s]) == pytest.approx(flow, abs=1e-5)
+            assert float(supernodes.weights[t, s]) == pytest.approx(weight, abs=1e-4)
+            assert float(supernodes.flow[t, s]) == pytest.approx(flow, abs=1e-5)
 
 
-@some
+@few_examples
 @given(seeds, marks)
 def test_influence_through_a_group_is_counted_once(random_graph, seed, marks):
     graph = _grouped(random_graph, seed, marks)
-    found = graph.supernodes()
+    supernodes = graph.supernodes()
     arriving = graph.nodes.influence + graph.target_weights
     leaves = (graph.adjacency == 0).all(1)
-    for group, rows in enumerate(found.members):
+    for group, rows in enumerate(supernodes.members):
         members = list(rows)
-        out = float(found.influence[group])
+        out = float(supernodes.influence[group])
         if len(rows) == 1:
             assert out == pytest.approx(float(graph.nodes.influence[rows[0]]), abs=1e-5)
         # What comes in, from targets above or as a target itself, goes out to sources or ends here.
-        down = float(found.flow[group].sum() - found.flow[group, group])
+        down = float(supernodes.flow[group].sum() - supernodes.flow[group, group])
         ends = float((arriving * leaves)[members].sum())
         assert out + float(graph.target_weights[members].sum()) == pytest.approx(
             down + ends, abs=1e-4
         )
 
 
-@some
+@few_examples
 @given(seeds, marks)
 def test_grouping_changes_no_number(random_graph, seed, marks):
     graph = _grouped(random_graph, seed, marks)
@@ -82,15 +87,15 @@ def test_grouping_changes_no_number(random_graph, seed, marks):
     assert graph.residual() == bare.residual()
     assert torch.equal(graph.nodes.influence, bare.nodes.influence)
     assert graph.paths() == bare.paths()
-    found = graph.supernodes()
-    inflow = found.weights.sum(1)
-    for group, rows in enumerate(found.members):
+    supernodes = graph.supernodes()
+    inflow = supernodes.weights.sum(1)
+    for group, rows in enumerate(supernodes.members):
         members = [row for row in rows if graph.is_target[row]]
         left = (graph.preactivation - graph.constant)[members].sum()
         assert float(inflow[group]) == pytest.approx(float(left), abs=1e-4)
 
 
-@some
+@few_examples
 @given(seeds, marks)
 def test_groups_survive_saving_and_parts(random_graph, tmp_path_factory, seed, marks):
     graph = _grouped(random_graph, seed, marks)
@@ -106,42 +111,42 @@ def test_groups_survive_saving_and_parts(random_graph, tmp_path_factory, seed, m
         assert all(part.groups.values())
 
 
-@some
+@few_examples
 @given(seeds, marks)
 def test_neuronpedia_gets_the_groups(random_graph, seed, marks):
     graph = _grouped(random_graph, seed, marks)
-    found = export.to_json_dict(graph)
-    jsonschema.Draft7Validator(SCHEMA).validate(found)
-    supernodes = {name: ids for name, *ids in found["qParams"]["supernodes"]}
+    exported = export.to_json_dict(graph)
+    jsonschema.Draft7Validator(SCHEMA).validate(exported)
+    supernodes = {name: ids for name, *ids in exported["qParams"]["supernodes"]}
     assert supernodes == {
         name: [graph.nodes[row].id for row in rows] for name, rows in graph.groups.items()
     }
-    pinned = found["qParams"]["pinnedIds"]
+    pinned = exported["qParams"]["pinnedIds"]
     assert len(pinned) == len(set(pinned))
     assert {i for ids in supernodes.values() for i in ids} <= set(pinned)
     assert bool(pinned) == bool(graph.groups)
-    assert {node["node_id"] for node in found["nodes"]} >= set(pinned)
+    assert {node["node_id"] for node in exported["nodes"]} >= set(pinned)
 
 
 def test_two_features_as_one(small_graph):
     graph = small_graph.group({"both": lambda node: node.kind == "feature"})
     assert graph.groups == {"both": (0, 1)}
-    found = graph.supernodes()
-    both, token = found.find("both"), found.find("E_8_1")
-    answer, error = found.find("3_5_1"), found.find("0_error_1")
-    assert found.names[both] == "both"
-    assert float(found.weights[both, token]) == 3.0
-    assert float(found.weights[both, both]) == 3.0
-    assert float(found.weights[both, error]) == -1.0
-    assert float(found.weights[answer, both]) == 4.0
+    supernodes = graph.supernodes()
+    both, token = supernodes.find("both"), supernodes.find("E_8_1")
+    answer, error = supernodes.find("3_5_1"), supernodes.find("0_error_1")
+    assert supernodes.names[both] == "both"
+    assert float(supernodes.weights[both, token]) == 3.0
+    assert float(supernodes.weights[both, both]) == 3.0
+    assert float(supernodes.weights[both, error]) == -1.0
+    assert float(supernodes.weights[answer, both]) == 4.0
     # f0's 0.48 flows through f1, so the two together carry f1's 0.64 and no more.
-    assert float(found.influence[both]) == pytest.approx(0.64)
-    assert float(found.influence[token]) == pytest.approx(0.48)
-    drawn = found.to_networkx()
+    assert float(supernodes.influence[both]) == pytest.approx(0.64)
+    assert float(supernodes.influence[token]) == pytest.approx(0.48)
+    drawn = supernodes.to_networkx()
     assert dict(drawn["both"]["3_5_1"]) == {"weight": 4.0, "flow": pytest.approx(0.64)}
     assert not drawn.has_edge("both", "both")
     assert drawn.nodes["both"]["members"] == (0, 1)
-    assert paths.describe(graph.nodes[0], graph) == 'layer 0 #2 at " b" (1) [both]'
+    assert describe_node(graph.nodes[0], graph) == 'layer 0 #2 at " b" (1) [both]'
 
 
 def test_a_group_can_be_a_source_of_paths_and_change_its_name(small_graph):
@@ -157,12 +162,12 @@ def test_a_group_can_be_a_source_of_paths_and_change_its_name(small_graph):
     ("groups", "message"),
     [
         ({"a": [0, 1], "b": [1]}, "node 1_4_1 is in two groups, 'a' and 'b'"),
-        ({"a": []}, "supernode 'a': no node is meant"),
-        ({"a": lambda node: False}, "supernode 'a': no node is meant"),
+        ({"a": []}, "supernode 'a': expected at least one node"),
+        ({"a": lambda node: False}, "supernode 'a': expected at least one node"),
         ({"": [0]}, "cannot be named ''"),
         ({"0_2_1": [0]}, "cannot be named '0_2_1'"),
         ({"a": ["b"], "b": [0]}, "supernode 'a': 'b' is neither"),
-        ({"a": [99]}, "supernode 'a': there is no row 99"),
+        ({"a": [99]}, "supernode 'a': this graph has rows 0 to 10, got row 99"),
     ],
 )
 def test_groups_that_cannot_be_are_refused(small_graph, groups, message):
@@ -183,7 +188,7 @@ def test_a_file_with_spoiled_groups_is_refused(small_graph, tmp_path, groups):
         header = json.loads(opened.metadata()[KEY])
         stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     save_file(stored, path, metadata={KEY: json.dumps({**header, "groups": groups})})
-    with pytest.raises(FormatError, match="lacks a part of a graph or holds a wrong one"):
+    with pytest.raises(FormatError, match=r"a part of the graph in .* is missing or wrong"):
         load_graph(path)
 
 
@@ -199,7 +204,7 @@ def test_supernodes_are_drawn_with_their_edges(small_graph):
     assert "Supernodes" not in page.render(small_graph)
 
 
-@some
+@few_examples
 @given(seeds, marks, st.text(min_size=1, max_size=30))
 def test_any_name_is_only_text(random_graph, seed, marks, name):
     graph = _grouped(random_graph, seed, marks)

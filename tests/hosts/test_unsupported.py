@@ -58,7 +58,7 @@ def test_an_activation_that_is_not_pointwise_is_named() -> None:
 def test_a_model_without_a_tokenizer_takes_ids_only() -> None:
     model = _small(act_fn="relu", d_mlp=16, normalization_type="LN")
     graph = tla.attribute(model, torch.tensor(PROMPT), transcoder())
-    assert graph.about.tokens == ("1", "9", "20")
-    assert graph.about.prefix == 0
+    assert graph.metadata.tokens == ("1", "9", "20")
+    assert graph.metadata.prefix == 0
     with pytest.raises(tla.InputError, match="has no tokenizer"):
         tla.attribute(model, "hello", transcoder())

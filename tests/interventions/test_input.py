@@ -104,9 +104,9 @@ def test_what_is_no_intervention(model: Any, graph: Graph) -> None:
 
 def test_graphs_of_another_model_or_dictionary(model: Any, graph: Graph) -> None:
     tla.intervene(model, graph, transcoder(), ONE)
-    about = replace(graph, about=replace(graph.about, model="gpt2-xl"))
+    other = replace(graph, metadata=replace(graph.metadata, model="gpt2-xl"))
     with pytest.raises(MismatchError, match="another model: 'gpt2-xl', not 'tiny-gpt2'"):
-        tla.intervene(model, about, transcoder(), ONE)
+        tla.intervene(model, other, transcoder(), ONE)
     with pytest.raises(MismatchError, match="another kind of dictionary"):
         tla.intervene(model, graph, transcoder(cross=False), ONE)
     with pytest.raises(MismatchError, match="other weights of the model or the dictionary"):
@@ -114,7 +114,7 @@ def test_graphs_of_another_model_or_dictionary(model: Any, graph: Graph) -> None
     with pytest.raises(InputError, match="the graph's prefix is 1"):
         tla.intervene(model, graph, transcoder(), ONE, prefix=0)
     neurons = tla.attribute(model, PROMPT, tla.neurons(model))
-    indices = replace(neurons, about=replace(neurons.about, dictionary=transcoder().kind))
+    indices = replace(neurons, metadata=replace(neurons.metadata, dictionary=transcoder().kind))
     with pytest.raises(MismatchError, match="other weights"):
         tla.intervene(model, indices, transcoder(), ONE)
     wrong = transcoder()

@@ -28,10 +28,10 @@ PICKLE = b"\x80\x04N."
 def hostile_graph() -> tla.Graph:
     """Its prompt, a token and a label would do harm if they were markup."""
     graph = small_graph()
-    tokens = (MARKUP, graph.about.tokens[1])
-    about = replace(graph.about, prompt="".join(tokens), tokens=tokens)
+    tokens = (MARKUP, graph.metadata.tokens[1])
+    metadata = replace(graph.metadata, prompt="".join(tokens), tokens=tokens)
     nodes = replace(graph.nodes, labels=(MARKUP, *graph.nodes.labels[1:]))
-    return replace(graph, about=about, nodes=nodes)
+    return replace(graph, metadata=metadata, nodes=nodes)
 
 
 def opened(out: Path, **given: Any) -> wandb.Run:
@@ -81,7 +81,7 @@ def test_scores_and_residual_are_in_the_summary(logged: Logged) -> None:
     expected = {**graph.scores()._asdict(), "residual": graph.residual(), "n_edges": graph.n_edges}
     found = {name: logged.run.summary[f"graph/{name}"] for name in expected}
     assert found == pytest.approx(expected)
-    assert logged.run.summary["graph/prompt"] == printable(graph.about.prompt)
+    assert logged.run.summary["graph/prompt"] == printable(graph.metadata.prompt)
 
 
 def test_the_page_is_a_panel_and_its_prompt_is_text(server: State, logged: Logged) -> None:
@@ -232,7 +232,7 @@ def test_disabled_nothing_is_kept(offline: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("run", ["wandbb:graphs", "graphs", 3, object()])
 def test_what_is_no_run_is_an_input_error(run: object) -> None:
-    with pytest.raises(InputError, match="log_graph takes a run of wandb"):
+    with pytest.raises(InputError, match="expected a run of wandb"):
         tla.log_graph(small_graph(), run)
 
 
@@ -245,9 +245,9 @@ def test_a_place_that_is_no_project_is_refused(where: str) -> None:
 def test_wandb_that_is_not_installed_comes_with_its_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(trackers._OFFERED, "wandb")
+    monkeypatch.delitem(trackers._TRACKERS, "wandb")
     monkeypatch.setitem(sys.modules, "wandb", None)
-    for use in (lambda: tla.load_graph("wandb:a/b/c:v0"), lambda: trackers.check("wandb:a")):
+    for use in (lambda: tla.load_graph("wandb:a/b/c:v0"), lambda: trackers.check_run("wandb:a")):
         with pytest.raises(NotFoundError, match=r"pip install 'tl-attribution\[wandb\]'"):
             use()
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tl_attribution.attribution.problem import AttributionProblem
 from tl_attribution.attribution.tracing import GraphTensors
-from tl_attribution.graph.graph import Answer, Graph, GraphMetadata
-from tl_attribution.graph.influence import influence, normalise
+from tl_attribution.graph.data import Answer, GraphMetadata
+from tl_attribution.graph.graph import Graph
+from tl_attribution.graph.influence import influence, normalize
 from tl_attribution.graph.nodes import LEAF_LAYER, NodeTable
 
 N_ANSWERS = 5
@@ -23,14 +24,14 @@ def assemble(problem: AttributionProblem, tensors: GraphTensors, settings: dict[
     """The graph of these edges. All its tensors are on the CPU."""
     run, weights = problem.run, _target_weights(problem, tensors)
     tokens = run.host.token_strings(run.snapshot.token_ids.tolist())
-    flows = influence(normalise(tensors.adjacency), weights)
+    flows = influence(normalize(tensors.adjacency), weights)
     graph = Graph(
         nodes=_nodes(problem, tensors.expanded, tokens).with_influence(flows),
         adjacency=tensors.adjacency,
         constant=tensors.constant,
         preactivation=_preactivation(problem, tensors),
         target_weights=weights,
-        about=_metadata(problem, tokens, settings),
+        metadata=_metadata(problem, tokens, settings),
         certificate=tensors.certificate,
     )
     return _certified(graph)

@@ -16,7 +16,7 @@ from tl_attribution.attribution.engine import Engine, RowProgress, all_rows, fea
 from tl_attribution.attribution.problem import AttributionProblem
 from tl_attribution.devices import free_memory
 from tl_attribution.errors import InputError, TooLargeError
-from tl_attribution.graph.graph import Certificate
+from tl_attribution.graph.data import Certificate
 from tl_attribution.replacement.local_model import EdgeRows
 
 FLOW_ROWS = 8
@@ -154,7 +154,7 @@ class NodeSelection:
 
 
 def _sizes(edges: Float[Tensor, "target source"]) -> Float[Tensor, " target"]:
-    """What :func:`~tl_attribution.graph.influence.normalise` divides by."""
+    """What :func:`~tl_attribution.graph.influence.normalize` divides by."""
     return torch.linalg.vector_norm(edges, ord=1, dim=1).clamp(min=1e-10)
 
 

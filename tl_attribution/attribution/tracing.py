@@ -16,7 +16,7 @@ from tl_attribution.attribution.engine import (
 )
 from tl_attribution.attribution.node_selection import NodeSelection, check_memory
 from tl_attribution.attribution.problem import AttributionProblem
-from tl_attribution.graph.graph import Certificate
+from tl_attribution.graph.data import Certificate
 
 
 @dataclass(frozen=True, eq=False)

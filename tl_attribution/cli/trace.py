@@ -75,9 +75,9 @@ def trace(
     files = {"out": out, "json": json, "html": html}
     common.check_destinations(files)
     if wandb is not None:
-        from tl_attribution.graph import trackers
+        from tl_attribution.graph.trackers import check_run
 
-        trackers.check(f"wandb:{wandb}")
+        check_run(f"wandb:{wandb}")
     graph, seconds = _compute(
         common.Chosen(model, dictionary, reads, writes, k, trained_on),
         prompt,

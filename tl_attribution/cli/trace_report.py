@@ -7,8 +7,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tl_attribution.graph import paths
+from tl_attribution.graph.description import certificate_text, count_parts, describe_path
 from tl_attribution.graph.graph import Graph
+from tl_attribution.graph.paths import strongest_paths
 from tl_attribution.text import printable, quote
 
 PATHS = 5
@@ -21,24 +22,26 @@ BAR = 20
 def show(console: Console, graph: Graph, pruned: Graph, seconds: float, files: list[str]) -> None:
     """Print what a person asks first: what was read, what is answered and why, and how far to
     trust it. ``seconds`` is the time the computation took."""
-    about = graph.about
+    metadata = graph.metadata
     _heading(console, "tokens")
-    for position, token in enumerate(about.tokens):
+    for position, token in enumerate(metadata.tokens):
         console.print(Text(f" {position} ", "dim"), quote(token), sep="", end=" ", soft_wrap=True)
     console.print()
     _heading(console, "answers")
-    for answer in about.answers:
+    for answer in metadata.answers:
         bar = "█" * round(answer.probability * BAR)
         console.print(f"  {answer.probability:6.1%}  {quote(answer.token)}  {bar}", soft_wrap=True)
-    _heading(console, f"graph of {about.model} through {about.dictionary}, in {seconds:.2f} s")
+    _heading(
+        console, f"graph of {metadata.model} through {metadata.dictionary}, in {seconds:.2f} s"
+    )
     console.print(Padding(_sizes(graph, pruned), (0, 2)))
     if graph.certificate.expanded < graph.certificate.active:
-        console.print(f"  {paths.certificate_text(graph)}", soft_wrap=True)
+        console.print(f"  {certificate_text(graph)}", soft_wrap=True)
     _heading(console, "strongest paths")
-    found = paths.strongest(pruned, PATHS)
-    for path in found:
-        console.print(f"  {path.strength:6.1%}  {paths.route(path, pruned)}", soft_wrap=True)
-    if not found:
+    paths = strongest_paths(pruned, PATHS)
+    for path in paths:
+        console.print(f"  {path.strength:6.1%}  {describe_path(path, pruned)}", soft_wrap=True)
+    if not paths:
         console.print("  none: no token reaches what is explained")
     for file in files:
         console.print(f"\nwrote {printable(file)}", soft_wrap=True, end="")
@@ -55,7 +58,7 @@ def _sizes(graph: Graph, pruned: Graph) -> Table:
     table = Table("", "whole", "pruned", box=None, padding=(0, 3, 0, 0), header_style="dim")
     for column in table.columns[1:]:
         column.justify = "right"
-    whole, left = paths.counts(graph), paths.counts(pruned)
+    whole, left = count_parts(graph), count_parts(pruned)
     for name, n in whole.items():
         table.add_row(name, f"{n:,}", f"{left.get(name, 0):,}")
     for name, share in graph.scores()._asdict().items():

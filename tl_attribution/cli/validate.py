@@ -52,7 +52,7 @@ def validate(
     """Validate GRAPH: ablate its features in the model, and say whether it foretold the effects."""
     common.check_destinations({"json": json, "html": html})
     held = tla.load_graph(graph)
-    name = model or held.about.model
+    name = model or held.metadata.model
     chosen = common.Chosen(
         name, dictionary or _dictionary_of(held, name), reads, writes, k, trained_on
     )
@@ -65,13 +65,13 @@ def validate(
 def _dictionary_of(graph: tla.Graph, model: str) -> str:
     """The dictionary of a graph, as far as it says. Raises InputError for one in files, whose place
     a graph does not hold."""
-    if graph.about.dictionary == NEURONS:
+    if graph.metadata.dictionary == NEURONS:
         return NEURONS
     if model == common.ATLAS:
         return common.ATLAS
     raise InputError(
-        f"the graph of {model} was traced with {graph.about.dictionary!r}, and does not say where "
-        "that lies; give --dictionary"
+        f"the graph of {model} was traced with {graph.metadata.dictionary!r}, and does not say "
+        "where that lies; give --dictionary"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the graphs of two prompts share, and where they differ."""
+"""Compare the graphs of two prompts: the nodes and edges that they share, and the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import NamedTuple, Union
+from typing import Literal, NamedTuple, Union, get_args
 
 import torch
 from jaxtyping import Bool, Int
@@ -15,14 +15,19 @@ from torch import Tensor
 from tl_attribution.errors import InputError, MismatchError
 from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.influence import flow
-from tl_attribution.graph.nodes import KINDS, Node
+from tl_attribution.graph.nodes import KINDS, Node, NodeKind
 
-Align = Union[str, Mapping[int, int]]  # noqa: UP007  # evaluated on Python 3.10
+Alignment = Literal["tokens", "position"]
+"""How positions of two prompts correspond: by equal tokens in order, or by equal numbers."""
+
+ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
+
+Align = Union[Alignment, Mapping[int, int]]  # noqa: UP007  # evaluated on Python 3.10
 
 
-class Match(NamedTuple):
-    """What two graphs share, as pairs of rows (in the first graph, in the second), and what only
-    one of them has. Nodes are rows of their graph, in its order."""
+class NodeMatch(NamedTuple):
+    """Nodes that two graphs share, as pairs of rows (in the first graph, in the second), and the
+    rows of those in only one of them, in the order of the graph."""
 
     both: Int[Tensor, "pair 2"]
     only_a: Int[Tensor, " a"]
@@ -30,17 +35,17 @@ class Match(NamedTuple):
 
 
 class EdgeMatch(NamedTuple):
-    """Edges that two graphs share, and those of only one. An edge is its target's and its source's
-    row; shared ones are rows in the first graph, then in the second."""
+    """Edges that two graphs share, and those in only one of them. An edge is its target's and its
+    source's row; shared ones are rows in the first graph, then in the second."""
 
     both: Int[Tensor, "edge 4"]
     only_a: Int[Tensor, "edges_a 2"]
     only_b: Int[Tensor, "edges_b 2"]
 
 
-class Counted(NamedTuple):
-    """How many are shared and how many are in one graph only; and which share of what each graph
-    holds of it, by influence, is in the shared ones (0 to 1; 0 where nothing has influence)."""
+class Overlap(NamedTuple):
+    """Number of nodes or edges in both graphs and in only one, and for each graph the share of
+    their influence that is in the shared ones (0 to 1; 0 where nothing has influence)."""
 
     both: int
     only_a: int
@@ -51,32 +56,31 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two graphs of one model and dictionary side by side; ``positions`` says which position of the
-    second stands for which of the first."""
+    """Two graphs of one model and dictionary side by side; ``positions`` maps positions of the
+    first prompt to the corresponding ones of the second."""
 
     a: Graph
     b: Graph
     positions: dict[int, int]
-    nodes: Match
+    nodes: NodeMatch
     edges: EdgeMatch
 
-    def count(self, *kinds: str) -> Counted:
-        """How many nodes of these kinds are shared; without kinds, of all."""
-        is_a, is_b = (g.nodes.is_kind(*(kinds or KINDS)) for g in (self.a, self.b))
-        return self._counted(is_a, is_b)
+    def count(self, *kinds: NodeKind) -> Overlap:
+        """Count the shared nodes of these kinds; without kinds, of all."""
+        in_a, in_b = (g.nodes.is_kind(*(kinds or KINDS)) for g in (self.a, self.b))
+        return self._overlap(in_a, in_b)
 
-    def by_layer(self) -> dict[int, Counted]:
-        """The features of each layer, counted."""
-        layers = range(self.a.about.n_layers)
-        features = [(g.nodes.is_kind("feature"), g.nodes.layer) for g in (self.a, self.b)]
+    def by_layer(self) -> dict[int, Overlap]:
+        """Count the shared features of each layer."""
+        tables = (self.a.nodes, self.b.nodes)
         return {
-            layer: self._counted(*(is_one & (at == layer) for is_one, at in features))
-            for layer in layers
+            layer: self._overlap(*(t.is_kind("feature") & (t.layer == layer) for t in tables))
+            for layer in range(self.a.metadata.n_layers)
         }
 
-    def _counted(self, in_a: Bool[Tensor, " a"], in_b: Bool[Tensor, " b"]) -> Counted:
+    def _overlap(self, in_a: Bool[Tensor, " a"], in_b: Bool[Tensor, " b"]) -> Overlap:
         rows_a, rows_b = self.nodes.both[in_a[self.nodes.both[:, 0]]].unbind(1)
-        return Counted(
+        return Overlap(
             len(rows_a),
             int(in_a[self.nodes.only_a].sum()),
             int(in_b[self.nodes.only_b].sum()),
@@ -84,10 +88,10 @@ class Comparison:
             _share(self.b.nodes.influence, rows_b, in_b),
         )
 
-    def count_edges(self) -> Counted:
-        """How many edges are shared, and how much of the influence of each graph goes over them."""
+    def count_edges(self) -> Overlap:
+        """Count the shared edges, and the share of each graph's influence that goes over them."""
         edges = self.edges
-        return Counted(
+        return Overlap(
             len(edges.both),
             len(edges.only_a),
             len(edges.only_b),
@@ -96,18 +100,17 @@ class Comparison:
         )
 
     def shared(self) -> list[tuple[Node, Node]]:
-        """The shared nodes, first in the one graph and then in the other; those first that have
-        the most influence in both."""
-        pairs = self.nodes.both.tolist()
-        found = [(self.a.nodes[i], self.b.nodes[j]) for i, j in pairs]
-        return sorted(found, key=lambda pair: -min(pair[0].influence, pair[1].influence))
+        """Return the shared nodes as pairs, in the first graph and in the second, those with the
+        most influence in both first."""
+        pairs = [(self.a.nodes[i], self.b.nodes[j]) for i, j in self.nodes.both.tolist()]
+        return sorted(pairs, key=lambda pair: -min(pair[0].influence, pair[1].influence))
 
     def only_a(self) -> list[Node]:
-        """The nodes that only the first graph has, the most influential first."""
+        """Return the nodes that only the first graph has, the most influential first."""
         return _by_influence(self.a, self.nodes.only_a)
 
     def only_b(self) -> list[Node]:
-        """The nodes that only the second graph has, the most influential first."""
+        """Return the nodes that only the second graph has, the most influential first."""
         return _by_influence(self.b, self.nodes.only_b)
 
     def __str__(self) -> str:
@@ -115,48 +118,53 @@ class Comparison:
         rows += [(f"{kind}s", self.count(kind)) for kind in KINDS]
         rows += [("edges", self.count_edges())]
         head = f"{'':18}{'both':>8}{'only a':>8}{'only b':>8}{'of a':>8}{'of b':>8}"
-        return "\n".join([head, *(_line(name, counted) for name, counted in rows)])
+        return "\n".join([head, *(_line(name, overlap) for name, overlap in rows)])
 
 
 def compare(graph_a: Graph, graph_b: Graph, *, align: Align = "tokens") -> Comparison:
-    """Which nodes and edges two prompts share. Nodes are the same if kind, layer and index are (a
+    """Match the nodes and edges of two graphs. Nodes are the same if kind, layer and index are (a
     feature's number, a token's id) and their positions correspond; edges, if both ends are.
 
     ``align`` says which positions correspond. ``"tokens"``: equal tokens in order, and between two
-    of them a replaced stretch of equal length, token by token, so that " Dallas" stands for
+    of them a replaced stretch of equal length, token by token, so that " Dallas" corresponds to
     " Oakland". ``"position"``: equal numbers. Or a mapping from positions of the first prompt to
     positions of the second; those left out correspond to none.
 
-    Compare graphs that were made and pruned alike: a node that was pruned away is not there.
-    Raises MismatchError if the graphs are of different models or dictionaries, InputError if
-    ``align`` is unknown, maps two positions to one, or names one that a prompt does not have.
+    Compare graphs that were traced and pruned with the same settings: a node that was pruned away
+    is missing. Raises MismatchError if the graphs are of different models or dictionaries,
+    InputError if ``align`` is unknown, maps two positions to one, or names one that a prompt does
+    not have.
     """
     for name in ("model", "dictionary", "n_layers", "d_vocab"):
-        first, second = getattr(graph_a.about, name), getattr(graph_b.about, name)
+        first, second = getattr(graph_a.metadata, name), getattr(graph_b.metadata, name)
         if first != second:
             raise MismatchError(
-                f"the graphs' {name} differ: {first!r} and {second!r}; only graphs of one model "
-                "through one dictionary have the same nodes"
+                "expected two graphs of one model and one dictionary, which share nodes; their "
+                f"{name} differ: {first!r} and {second!r}"
             )
     positions = _positions(graph_a, graph_b, align)
     nodes = _match_nodes(graph_a, graph_b, positions)
     return Comparison(graph_a, graph_b, positions, nodes, _match_edges(graph_a, graph_b, nodes))
 
 
-def _positions(a: Graph, b: Graph, align: Align) -> dict[int, int]:
-    lengths = len(a.about.tokens), len(b.about.tokens)
+def _positions(a: Graph, b: Graph, align: str | Mapping[int, int]) -> dict[int, int]:
+    lengths = len(a.metadata.tokens), len(b.metadata.tokens)
     if isinstance(align, Mapping):
-        for name, used, length in zip("ab", (align.keys(), align.values()), lengths, strict=True):
-            if wrong := [p for p in used if not 0 <= p < length]:
-                raise InputError(f"align names position {wrong[0]}; graph_{name} has {length}")
+        sides = zip("ab", (align.keys(), align.values()), lengths, strict=True)
+        for name, positions, length in sides:
+            if wrong := [p for p in positions if not 0 <= p < length]:
+                raise InputError(
+                    f"expected positions 0 to {length - 1} of graph_{name} in align, got {wrong[0]}"
+                )
         if doubled := [p for p, times in Counter(align.values()).items() if times > 1]:
             raise InputError(f"align maps two positions to position {doubled[0]} of graph_b")
         return dict(align)
     if align == "position":
         return {p: p for p in range(min(lengths))}
     if align == "tokens":
-        return dict(_by_token(a.about.token_ids, b.about.token_ids))
-    raise InputError(f"align must be 'tokens', 'position' or a mapping, got {align!r}")
+        return dict(_by_token(a.metadata.token_ids, b.metadata.token_ids))
+    choices = ", ".join(map(repr, ALIGNMENTS))
+    raise InputError(f"expected align to be {choices} or a mapping of positions, got {align!r}")
 
 
 def _by_token(a: tuple[int, ...], b: tuple[int, ...]) -> Iterator[tuple[int, int]]:
@@ -165,35 +173,35 @@ def _by_token(a: tuple[int, ...], b: tuple[int, ...]) -> Iterator[tuple[int, int
             yield from zip(range(start, end), range(other, last), strict=True)
 
 
-def _match_nodes(a: Graph, b: Graph, positions: dict[int, int]) -> Match:
-    here, there = ({key: row for row, key in enumerate(_keys(graph))} for graph in (a, b))
-    if (len(here), len(there)) != (len(a.nodes), len(b.nodes)):
+def _match_nodes(a: Graph, b: Graph, positions: dict[int, int]) -> NodeMatch:
+    rows_a, rows_b = ({key: row for row, key in enumerate(_keys(graph))} for graph in (a, b))
+    if (len(rows_a), len(rows_b)) != (len(a.nodes), len(b.nodes)):
         raise InputError("two nodes of one graph have the same kind, layer, position and index")
-    moved = {(k, layer, positions.get(p, -1), i): row for (k, layer, p, i), row in here.items()}
-    pairs = [(row, there[key]) for key, row in moved.items() if key in there]
+    moved = {(k, layer, positions.get(p, -1), i): row for (k, layer, p, i), row in rows_a.items()}
+    pairs = [(row, rows_b[key]) for key, row in moved.items() if key in rows_b]
     both = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
-    return Match(both, *(_missing(len(g.nodes), both[:, i]) for i, g in enumerate((a, b))))
+    return NodeMatch(both, *(_missing(len(g.nodes), both[:, i]) for i, g in enumerate((a, b))))
 
 
 def _keys(graph: Graph) -> Iterator[tuple[str, int, int, int | str]]:
-    """What a node is. The index of a logit that is no token only counts the targets, so that such
-    a one is known by its label."""
+    """What identifies a node. The index of a logit that is not a token only counts the targets, so
+    its label identifies it."""
     table = graph.nodes
     columns = (table.kind, table.layer, table.position, table.index)
     rows = zip(*(column.tolist() for column in columns), table.labels, strict=True)
     for kind, layer, position, index, label in rows:
         name = KINDS[kind]
-        named = name == "logit" and index >= graph.about.d_vocab
-        yield name, layer, position, label if named else index
+        by_label = name == "logit" and index >= graph.metadata.d_vocab
+        yield name, layer, position, label if by_label else index
 
 
-def _missing(n: int, found: Int[Tensor, " pair"]) -> Int[Tensor, " rows"]:
-    alone = torch.ones(n, dtype=torch.bool)
-    alone[found] = False
-    return alone.nonzero().flatten()
+def _missing(n: int, shared: Int[Tensor, " pair"]) -> Int[Tensor, " rows"]:
+    unshared = torch.ones(n, dtype=torch.bool)
+    unshared[shared] = False
+    return unshared.nonzero().flatten()
 
 
-def _match_edges(a: Graph, b: Graph, nodes: Match) -> EdgeMatch:
+def _match_edges(a: Graph, b: Graph, nodes: NodeMatch) -> EdgeMatch:
     rows_a, rows_b = nodes.both.unbind(1)
     in_a, in_b = a.adjacency != 0, b.adjacency != 0
     targets, sources = (in_a[rows_a][:, rows_a] & in_b[rows_b][:, rows_b]).nonzero().unbind(1)
@@ -214,11 +222,11 @@ def _share(values: Tensor, rows: Tensor, among: Tensor) -> float:
 
 
 def _by_influence(graph: Graph, rows: Int[Tensor, " rows"]) -> list[Node]:
-    found = (graph.nodes[row] for row in rows.tolist())
-    return sorted(found, key=lambda node: -node.influence)
+    nodes = (graph.nodes[row] for row in rows.tolist())
+    return sorted(nodes, key=lambda node: -node.influence)
 
 
-def _line(name: str, counted: Counted) -> str:
-    both, only_a, only_b, share_a, share_b = counted
+def _line(name: str, overlap: Overlap) -> str:
+    both, only_a, only_b, share_a, share_b = overlap
     numbers = "".join(f"{n:>8,}" for n in (both, only_a, only_b))
     return f"{name:18}{numbers}{share_a:>8.1%}{share_b:>8.1%}"

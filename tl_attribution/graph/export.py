@@ -1,17 +1,17 @@
-"""Graphs for other tools: the JSON of Neuronpedia and circuit-tracer's viewer, and networkx."""
+"""Export graphs: the JSON of Neuronpedia and circuit-tracer's viewer, and networkx."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_attribution.errors import InputError
 from tl_attribution.files import write_whole
-from tl_attribution.graph.graph import Graph
+from tl_attribution.graph.data import GraphData
 from tl_attribution.graph.nodes import Node
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ FEATURE_TYPES = {
     "position": "embedding",
     "logit": "logit",
 }
-"""What the field's files call each kind of node."""
+"""Names of the node kinds in the JSON."""
 
 SCHEMA_VERSION = 1
 """Version in which ``feature`` holds layer and index in one number (see :func:`pair`)."""
@@ -34,24 +34,27 @@ SETTINGS = {
     "logit_mass": "desired_logit_prob",
     "max_features": "max_feature_nodes",
 }
-"""Our names of settings that have a name in the schema, and that name."""
+"""Names of settings here and in the schema."""
 
 
-def save_json(graph: Graph, path: str | Path) -> None:
+def save_json(graph: GraphData, path: str | Path) -> None:
     """Write :func:`to_json_dict` to ``path``, whole or not at all. The same graph gives the same
     bytes.
 
     Raises InputError if a number in the graph is NaN or infinite, which JSON cannot hold.
     """
+    content = to_json_dict(graph)
     try:
-        text = json.dumps(to_json_dict(graph), allow_nan=False)
+        text = json.dumps(content, allow_nan=False)
     except ValueError as error:
-        raise InputError(f"the graph has a NaN or infinite number, JSON cannot: {error}") from error
+        raise InputError(
+            f"the graph has a NaN or infinite number, which JSON cannot hold: {error}"
+        ) from error
     write_whole(path, text.encode())
 
 
-def to_json_dict(graph: Graph) -> dict[str, Any]:
-    """The graph in the form that Neuronpedia accepts, as dictionaries and lists.
+def to_json_dict(graph: GraphData) -> dict[str, Any]:
+    """Return the graph in the form that Neuronpedia accepts, as dictionaries and lists.
 
     Raises InputError if two nodes have the same id: links could not tell them apart.
     """
@@ -77,25 +80,27 @@ def to_json_dict(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _pinned(graph: Graph, nodes: list[Node]) -> list[str]:
-    """The viewers draw supernodes among the pinned nodes: their members, and what is explained."""
+def _pinned(graph: GraphData, nodes: list[Node]) -> list[str]:
+    """The nodes among which viewers draw supernodes: the members of supernodes and the targets."""
     if not graph.groups:
         return []
     weights = graph.target_weights.tolist()
     return [n.id for n, weight in zip(nodes, weights, strict=True) if n.group or weight]
 
 
-def to_networkx(graph: Graph) -> networkx.DiGraph:
-    """Nodes by id with the columns of :class:`Node`, ``constant`` and ``preactivation`` as
-    attributes; edges from source to target with ``weight``."""
+def to_networkx(graph: GraphData) -> networkx.DiGraph:
+    """Return nodes by id with the columns of :class:`Node`, ``constant`` and ``preactivation``
+    as attributes; edges from source to target with ``weight``."""
     import networkx
 
     result = networkx.DiGraph(
-        prompt=graph.about.prompt, model=graph.about.model, dictionary=graph.about.dictionary
+        prompt=graph.metadata.prompt,
+        model=graph.metadata.model,
+        dictionary=graph.metadata.dictionary,
     )
     ids = []
-    left_out, measured = graph.constant.tolist(), graph.preactivation.tolist()
-    for node, constant, preactivation in zip(graph.nodes, left_out, measured, strict=True):
+    constants, preactivations = graph.constant.tolist(), graph.preactivation.tolist()
+    for node, constant, preactivation in zip(graph.nodes, constants, preactivations, strict=True):
         columns = {k: v for k, v in node._asdict().items() if k != "id"}
         result.add_node(node.id, **columns, constant=constant, preactivation=preactivation)
         ids.append(node.id)
@@ -105,7 +110,7 @@ def to_networkx(graph: Graph) -> networkx.DiGraph:
 
 
 def pair(layer: int, index: int) -> int:
-    """Layer and index as one number (Cantor's pairing), which Neuronpedia takes apart again.
+    """Return layer and index as one number (Cantor's pairing), which Neuronpedia takes apart again.
 
     >>> pair(1, 2)
     8
@@ -113,23 +118,23 @@ def pair(layer: int, index: int) -> int:
     return (layer + index) * (layer + index + 1) // 2 + index
 
 
-def slug(graph: Graph) -> str:
-    """A file name and address for the graph: the prompt's letters and digits, and a digest that
-    tells apart prompts, models and dictionaries that look the same without the rest."""
-    about = graph.about
-    words = re.sub(r"[^a-z0-9]+", "-", about.prompt.lower())[:50].strip("-")
-    whole = json.dumps([about.prompt, about.model, about.dictionary])
+def slug(graph: GraphData) -> str:
+    """Return a file name and address for the graph: the prompt's letters and digits, and a digest
+    that tells apart prompts, models and dictionaries that look the same without the rest."""
+    metadata = graph.metadata
+    words = re.sub(r"[^a-z0-9]+", "-", metadata.prompt.lower())[:50].strip("-")
+    whole = json.dumps([metadata.prompt, metadata.model, metadata.dictionary])
     return f"{words or 'prompt'}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
-def _edges(graph: Graph) -> list[tuple[int, int, float]]:
+def _edges(graph: GraphData) -> list[tuple[int, int, float]]:
     """Every edge as (target row, source row, weight)."""
-    found = graph.adjacency.nonzero()
-    weights = graph.adjacency[found[:, 0], found[:, 1]].tolist()
-    return [(t, s, w) for (t, s), w in zip(found.tolist(), weights, strict=True)]
+    edges = graph.adjacency.nonzero()
+    weights = graph.adjacency[edges[:, 0], edges[:, 1]].tolist()
+    return [(t, s, w) for (t, s), w in zip(edges.tolist(), weights, strict=True)]
 
 
-def _nodes(graph: Graph, nodes: list[Node]) -> list[dict[str, Any]]:
+def _nodes(graph: GraphData, nodes: list[Node]) -> list[dict[str, Any]]:
     weights = graph.target_weights.tolist()
     logits = [row for row, node in enumerate(nodes) if node.kind == "logit"]
     first = max(logits, key=lambda row: weights[row], default=-1)
@@ -175,36 +180,35 @@ def _clerp(node: Node, weight: float) -> str:
     return node.label
 
 
-def _metadata(graph: Graph, nodes: list[Node]) -> dict[str, Any]:
-    about = graph.about
-    thresholds = {
-        k: about.settings[k] for k in ("node_threshold", "edge_threshold") if k in about.settings
-    }
-    known = {theirs: about.settings.get(ours) for ours, theirs in SETTINGS.items()}
+def _metadata(graph: GraphData, nodes: list[Node]) -> dict[str, Any]:
+    metadata = graph.metadata
+    settings = metadata.settings
+    thresholds = {k: settings[k] for k in ("node_threshold", "edge_threshold") if k in settings}
+    generation = {name: settings.get(key) for key, name in SETTINGS.items()}
     return {
         "slug": slug(graph),
-        "scan": about.model,
+        "scan": metadata.model,
         "transcoder_list": [],
-        "prompt_tokens": list(about.tokens),
-        "prompt": about.prompt,
+        "prompt_tokens": list(metadata.tokens),
+        "prompt": metadata.prompt,
         **{k: v for k, v in thresholds.items() if k == "node_threshold"},
         "schema_version": SCHEMA_VERSION,
         "info": {"generator": {"name": "tl-attribution", "version": _version()}},
-        "generation_settings": {k: v for k, v in known.items() if v is not None},
+        "generation_settings": {k: v for k, v in generation.items() if v is not None},
         "pruning_settings": thresholds,
-        "tl_attribution": _own_facts(graph, nodes),
+        "tl_attribution": _extra_metadata(graph, nodes),
     }
 
 
-def _own_facts(graph: Graph, nodes: list[Node]) -> dict[str, Any]:
-    """What the field's form has no place for: with it a reader can check every in-edge sum."""
+def _extra_metadata(graph: GraphData, nodes: list[Node]) -> dict[str, Any]:
+    """What the schema does not hold: with it a reader can check the sums of the nodes' in-edges."""
     targets = graph.is_target.nonzero().flatten().tolist()
     weighted = graph.target_weights.nonzero().flatten().tolist()
     return {
-        "dictionary": graph.about.dictionary,
-        "prefix": graph.about.prefix,
-        "answers": [answer._asdict() for answer in graph.about.answers],
-        "settings": graph.about.settings,
+        "dictionary": graph.metadata.dictionary,
+        "prefix": graph.metadata.prefix,
+        "answers": [answer._asdict() for answer in graph.metadata.answers],
+        "settings": graph.metadata.settings,
         "residual": graph.residual(),
         "scores": graph.scores()._asdict(),
         "certificate": graph.certificate._asdict(),
@@ -216,6 +220,6 @@ def _own_facts(graph: Graph, nodes: list[Node]) -> dict[str, Any]:
 
 def _version() -> str:
     try:
-        return metadata.version("tl-attribution")
-    except metadata.PackageNotFoundError:
+        return version("tl-attribution")
+    except PackageNotFoundError:
         return "source"

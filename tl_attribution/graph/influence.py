@@ -26,20 +26,20 @@ class Scores(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """Which nodes and edges survive."""
+    """Masks of the nodes and edges that survive pruning."""
 
     nodes: Mask
     edges: Bool[Tensor, "node node"]
 
 
-def normalise(adjacency: Float[Tensor, "target node"]) -> Float[Tensor, "target node"]:
-    """Each row's absolute values, divided by their sum (rows of zeros stay zero)."""
+def normalize(adjacency: Float[Tensor, "target node"]) -> Float[Tensor, "target node"]:
+    """Divide the absolute values of each row by their sum (rows of zeros stay zero)."""
     size = adjacency.abs()
     return size / size.sum(1, keepdim=True).clamp(min=1e-10)
 
 
-def influence(normalised: Matrix, weights: Vector) -> Vector:
-    """``weights @ (A + A² + …)``: what each node contributes to the weighted targets.
+def influence(normalized: Matrix, weights: Vector) -> Vector:
+    """Return ``weights @ (A + A² + …)``: what each node contributes to the weighted targets.
 
     The graph is acyclic, so the sum ends after as many terms as its longest path has edges.
     Raises InputError if it does not end, or if an edge on the way is NaN or infinite.
@@ -47,7 +47,7 @@ def influence(normalised: Matrix, weights: Vector) -> Vector:
     total = torch.zeros_like(weights)
     current = weights
     for _ in range(len(weights) + 1):
-        current = current @ normalised
+        current = current @ normalized
         if not current.any():
             return total
         if not current.isfinite().all():
@@ -57,21 +57,21 @@ def influence(normalised: Matrix, weights: Vector) -> Vector:
 
 
 def flow(adjacency: Matrix, weights: Vector) -> Matrix:
-    """The influence on the weighted targets that goes over each edge: its share of its target's
-    input, times what its target contributes (methods paper, "Graph pruning")."""
-    normalised = normalise(adjacency)
-    return normalised * (influence(normalised, weights) + weights)[:, None]
+    """Return the influence on the weighted targets that goes over each edge: its share of its
+    target's input, times what its target contributes (methods paper, "Graph pruning")."""
+    normalized = normalize(adjacency)
+    return normalized * (influence(normalized, weights) + weights)[:, None]
 
 
 def gains(preactivation: Vector) -> Float[Tensor, " node"]:
-    """One divided by each pre-activation, 0 where it is 0: what a feature passes on, as a share of
-    what it writes, for each unit that it reads."""
+    """Return one divided by each pre-activation, 0 where it is 0: what a feature passes on, as a
+    share of what it writes, for each unit that it reads."""
     double = preactivation.double()
     return torch.where(double == 0, 0.0, 1 / double)
 
 
 def effects(adjacency: Matrix, preactivation: Vector, target: int) -> Float[Tensor, " node"]:
-    """What comes from each node to the pre-activation of ``target`` over all paths, with its sign.
+    """Return the signed effect of each node on the pre-activation of ``target`` over all paths.
 
     ``A[target] @ (I + D A + (D A)² + …)`` with D the :func:`gains`: the linear graph, in which a
     feature writes in proportion to its pre-activation. The effects of all nodes without in-edges
@@ -93,11 +93,11 @@ def _cutoff(scores: Tensor, share: float) -> Tensor:
     """The smallest score among the fewest that together hold ``share`` of the sum."""
     ordered = scores.flatten().sort(descending=True).values
     cumulative = ordered.cumsum(0) / ordered.sum()
-    found = int(torch.searchsorted(cumulative, share).item())
-    return ordered[min(found, len(ordered) - 1)]
+    last = int(torch.searchsorted(cumulative, share).item())
+    return ordered[min(last, len(ordered) - 1)]
 
 
-def prune(
+def prune_matrix(
     adjacency: Matrix,
     weights: Vector,
     features: Mask,
@@ -113,7 +113,7 @@ def prune(
     """
     check_threshold("node_threshold", node_threshold)
     check_threshold("edge_threshold", edge_threshold)
-    node_influence = influence(normalise(adjacency), weights)
+    node_influence = influence(normalize(adjacency), weights)
     nodes = (node_influence >= _cutoff(node_influence, node_threshold)) | always
     kept = adjacency[nodes][:, nodes]
     scored = flow(kept, weights[nodes])
@@ -128,13 +128,13 @@ def prune(
         nodes = leading
 
 
-def scores(adjacency: Matrix, weights: Vector, inputs: Mask, errors: Mask) -> Scores:
-    """Replacement and completeness score. ``inputs``: token and position nodes."""
-    normalised = normalise(adjacency)
-    node_influence = influence(normalised, weights)
+def score_matrix(adjacency: Matrix, weights: Vector, inputs: Mask, errors: Mask) -> Scores:
+    """Return the replacement and completeness score. ``inputs``: token and position nodes."""
+    normalized = normalize(adjacency)
+    node_influence = influence(normalized, weights)
     reached, lost = node_influence[inputs].sum(), node_influence[errors].sum()
     arriving = node_influence + weights
-    explained = 1 - normalised[:, errors].sum(1)
+    explained = 1 - normalized[:, errors].sum(1)
     return Scores(
         replacement=float(reached / (reached + lost).clamp(min=1e-30)),
         completeness=float((explained * arriving).sum() / arriving.sum()),

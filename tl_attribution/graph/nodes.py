@@ -1,11 +1,11 @@
-"""Nodes of an attribution graph. This table owns all index arithmetic; nobody else has offsets."""
+"""Nodes of an attribution graph, as a table that holds all index arithmetic."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import compress
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +13,10 @@ from torch import Tensor
 
 from tl_attribution.errors import InputError
 
-KINDS = ("feature", "error", "token", "position", "logit")
+NodeKind = Literal["feature", "error", "token", "position", "logit"]
+"""What a node stands for."""
+
+KINDS: tuple[NodeKind, ...] = get_args(NodeKind)
 """Node kinds, in the order in which they stand in a graph."""
 
 LEAF_LAYER = -1
@@ -30,7 +33,7 @@ class Node(NamedTuple):
     ``group`` names the supernode it belongs to, "" if none (see :meth:`Graph.group`).
     """
 
-    kind: str
+    kind: NodeKind
     layer: int
     position: int
     index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # hides tuple.index
@@ -73,20 +76,20 @@ class NodeTable:
 
     @classmethod
     def columns(cls) -> tuple[str, ...]:
-        """Names of the tensor columns."""
+        """Return the names of the tensor columns."""
         return tuple(f.name for f in fields(cls) if f.name not in ("labels", "groups"))
 
     @classmethod
     def build(
         cls,
-        kind: str,
+        kind: NodeKind,
         layer: Int[Tensor, " node"],
         position: Int[Tensor, " node"],
         index: Int[Tensor, " node"],
         labels: tuple[str, ...],
         activation: Float[Tensor, " node"] | None = None,
     ) -> NodeTable:
-        """Nodes of one kind, with influence still zero."""
+        """Return nodes of one kind, with influence still zero."""
         zeros = torch.zeros(len(layer))
         return cls(
             kind=torch.full((len(layer),), KINDS.index(kind)),
@@ -101,7 +104,7 @@ class NodeTable:
 
     @classmethod
     def concatenate(cls, parts: list[NodeTable]) -> NodeTable:
-        """The parts one after the other."""
+        """Concatenate tables in order."""
         tensors = {c: torch.cat([getattr(p, c) for p in parts]) for c in cls.columns()}
         labels = tuple(label for p in parts for label in p.labels)
         return cls(**tensors, labels=labels, groups=tuple(g for p in parts for g in p.groups))
@@ -129,13 +132,12 @@ class NodeTable:
     def __iter__(self) -> Iterator[Node]:
         return (self[row] for row in range(len(self)))
 
-    def is_kind(self, *kinds: str) -> Bool[Tensor, " node"]:
-        """Which nodes are of one of these kinds."""
-        wanted = torch.tensor([KINDS.index(kind) for kind in kinds])
-        return torch.isin(self.kind, wanted)
+    def is_kind(self, *kinds: NodeKind) -> Bool[Tensor, " node"]:
+        """Return the mask of the nodes of these kinds."""
+        return torch.isin(self.kind, torch.tensor([KINDS.index(kind) for kind in kinds]))
 
     def select(self, keep: Bool[Tensor, " node"]) -> NodeTable:
-        """The nodes where ``keep`` is true, in order."""
+        """Return the nodes where ``keep`` is true, in order."""
         tensors = {c: getattr(self, c)[keep] for c in self.columns()}
         flags = keep.tolist()
         return NodeTable(
@@ -145,22 +147,22 @@ class NodeTable:
         )
 
     def with_influence(self, influence: Float[Tensor, " node"]) -> NodeTable:
-        """The same nodes with these influences, and the cumulative shares that follow from them."""
+        """Return the nodes with these influences and the cumulative shares of them."""
         ordered, order = influence.sort(descending=True)
         cumulative = torch.empty_like(influence)
         cumulative[order] = ordered.cumsum(0) / ordered.sum().clamp(min=1e-30)
         return replace(self, influence=influence, cumulative=cumulative)
 
     def members(self) -> dict[str, tuple[int, ...]]:
-        """Rows of every supernode by its name, in the order of their first nodes."""
-        found: dict[str, list[int]] = {}
+        """Return the rows of every supernode by name, in the order of their first nodes."""
+        members: dict[str, list[int]] = {}
         for row, name in enumerate(self.groups):
             if name:
-                found.setdefault(name, []).append(row)
-        return {name: tuple(rows) for name, rows in found.items()}
+                members.setdefault(name, []).append(row)
+        return {name: tuple(rows) for name, rows in members.items()}
 
-    def find(self, kind: str, layer: int, position: int, index: int = 0) -> int:
-        """Row of one node. Raises InputError if the graph has no such node."""
+    def find(self, kind: NodeKind, layer: int, position: int, index: int = 0) -> int:
+        """Return the row of one node. Raises InputError if the graph has no such node."""
         match = self.is_kind(kind) & (self.layer == layer) & (self.position == position)
         rows = (match & (self.index == index)).nonzero().flatten().tolist()
         if not rows:
@@ -171,8 +173,8 @@ class NodeTable:
         return rows[0]
 
 
-def node_id(kind: str, layer: int, position: int, index: int) -> str:
-    """A name unique in the graph, in the field's form where that form is unambiguous.
+def node_id(kind: NodeKind, layer: int, position: int, index: int) -> str:
+    """Return an id unique in the graph, in the field's form where that form is unambiguous.
 
     Features are ``layer_index_position`` and logits the same with ``layer`` one above the last
     block, as circuit-tracer writes them. Its error nodes, ``0_layer_position``, can be the id of a

@@ -1,4 +1,4 @@
-"""What a node depends on."""
+"""Everything that a node depends on, with its influence and its signed effect."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from tl_attribution.graph import influence as scoring
-from tl_attribution.graph.graph import Graph
+from tl_attribution.graph.data import GraphData
+from tl_attribution.graph.influence import effects, influence, normalize
 from tl_attribution.graph.node_selectors import NodeSelector, select_node
 from tl_attribution.graph.nodes import Node
 
@@ -18,7 +18,7 @@ class Upstream(NamedTuple):
     ``influence`` is the share of the other's input that comes through this node, over all paths and
     counting sizes of edges without signs; ``effect`` is what comes from it to the other's
     pre-activation over all paths, in its units and with its sign: the sums of
-    :attr:`Path.strength` and :attr:`Path.effect` over every path between the two.
+    :attr:`GraphPath.strength` and :attr:`GraphPath.effect` over every path between the two.
     """
 
     node: Node
@@ -26,16 +26,17 @@ class Upstream(NamedTuple):
     effect: float
 
 
-def of(graph: Graph, node: NodeSelector) -> list[Upstream]:
-    """Every node with a path to ``node``, the most influential first, exactly.
+def find_upstream(graph: GraphData, node: NodeSelector) -> list[Upstream]:
+    """Find every node with a path to ``node``, the most influential first, exactly.
 
-    Raises InputError if ``node`` is not one node of this graph, or if the graph has a cycle.
+    Raises InputError unless ``node`` selects exactly one node of this graph, or if the graph has a
+    cycle.
     """
-    row = select_node(graph.nodes, node)
-    only = torch.zeros(len(graph.nodes))
-    only[row] = 1.0
-    influence = scoring.influence(scoring.normalise(graph.adjacency), only)
-    effects = scoring.effects(graph.adjacency, graph.preactivation, row)
-    order = influence.argsort(descending=True, stable=True)
-    rows = order[influence[order] > 0].tolist()
-    return [Upstream(graph.nodes[r], float(influence[r]), float(effects[r])) for r in rows]
+    target = select_node(graph.nodes, node)
+    weights = torch.zeros(len(graph.nodes))
+    weights[target] = 1.0
+    shares = influence(normalize(graph.adjacency), weights)
+    signed = effects(graph.adjacency, graph.preactivation, target)
+    order = shares.argsort(descending=True, stable=True)
+    rows = order[shares[order] > 0].tolist()
+    return [Upstream(graph.nodes[r], float(shares[r]), float(signed[r])) for r in rows]

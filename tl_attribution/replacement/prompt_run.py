@@ -155,25 +155,27 @@ def prompt_run(
 def check_graph(run: PromptRun, graph: Graph) -> None:
     """Raise MismatchError unless the graph is of this run: its model, dictionary and prompt."""
     _check_metadata(run.host, run.dictionary, graph)
-    if list(graph.about.token_ids) != run.snapshot.token_ids.tolist():
+    if list(graph.metadata.token_ids) != run.snapshot.token_ids.tolist():
         raise MismatchError(
             "the graph is of another prompt than the run; prepare the graph's own: "
             "tla.prepare(model, graph, dictionary)"
         )
-    if graph.about.prefix != run.prefix:
+    if graph.metadata.prefix != run.prefix:
         raise MismatchError(
-            f"the graph's prefix is {graph.about.prefix} and the run's is {run.prefix}; prepare "
+            f"the graph's prefix is {graph.metadata.prefix} and the run's is {run.prefix}; prepare "
             "the graph's own: tla.prepare(model, graph, dictionary)"
         )
     _check_activations(run, graph)
 
 
 def _graph_run(attached: AttachedDictionary, graph: Graph, prefix: int | None) -> PromptRun:
-    about = graph.about
-    if prefix is not None and prefix != about.prefix:
-        raise InputError(f"prefix={prefix}, but the graph's prefix is {about.prefix}; leave it out")
+    metadata = graph.metadata
+    if prefix is not None and prefix != metadata.prefix:
+        raise InputError(
+            f"prefix={prefix}, but the graph's prefix is {metadata.prefix}; leave it out"
+        )
     _check_metadata(attached.host, attached.dictionary, graph)
-    run = prompt_run(attached, list(about.token_ids), about.prefix)
+    run = prompt_run(attached, list(metadata.token_ids), metadata.prefix)
     _check_activations(run, graph)
     return run
 
@@ -199,12 +201,12 @@ def _base_name(model: str) -> str:
 
 
 def _check_metadata(host: Host, dictionary: Dictionary, graph: Graph) -> None:
-    about = graph.about
+    metadata = graph.metadata
     for name, of_graph, of_run in (
-        ("model", about.model, host.name),
-        ("number of layers", about.n_layers, host.n_layers),
-        ("vocabulary", about.d_vocab, host.d_vocab),
-        ("kind of dictionary", about.dictionary, dictionary.kind),
+        ("model", metadata.model, host.name),
+        ("number of layers", metadata.n_layers, host.n_layers),
+        ("vocabulary", metadata.d_vocab, host.d_vocab),
+        ("kind of dictionary", metadata.dictionary, dictionary.kind),
     ):
         if of_graph != of_run:
             raise MismatchError(

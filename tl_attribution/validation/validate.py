@@ -14,10 +14,10 @@ from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError
 from tl_attribution.evaluation.metrics import spearman
 from tl_attribution.evaluation.results import mean
+from tl_attribution.graph.data import is_pruned
 from tl_attribution.graph.graph import Graph
-from tl_attribution.graph.influence import normalise
+from tl_attribution.graph.influence import normalize
 from tl_attribution.graph.nodes import Node
-from tl_attribution.graph.paths import is_pruned
 from tl_attribution.interventions.edited_run import Mlps
 from tl_attribution.interventions.intervene import InterventionResult, edited_runs
 from tl_attribution.interventions.intervention import Intervention, supernode
@@ -113,9 +113,9 @@ def _validation(
     layers = experiment.layers(single)
     report(4, 4, "layers")
     return Validation(
-        model=graph.about.model,
-        dictionary=graph.about.dictionary,
-        prompt=graph.about.prompt,
+        model=graph.metadata.model,
+        dictionary=graph.metadata.dictionary,
+        prompt=graph.metadata.prompt,
         features=int(graph.nodes.is_kind("feature").sum()),
         direct=direct,
         tested=tested[:n],
@@ -130,7 +130,7 @@ def _targets(graph: Graph) -> Int[Tensor, " target"]:
     """Rows that are explained and can be measured: tokens of the vocabulary, and features."""
     nodes = graph.nodes
     known = nodes.is_kind("feature") | (
-        nodes.is_kind("logit") & (nodes.index < graph.about.d_vocab)
+        nodes.is_kind("logit") & (nodes.index < graph.metadata.d_vocab)
     )
     rows = (known & (graph.target_weights > 0)).nonzero().flatten()
     if not len(rows):
@@ -177,7 +177,7 @@ class _Ablation:
 
     def effect(self, effect: float) -> AblationEffect:
         nodes = [self.graph.nodes[row] for row in self.rows]
-        tokens = self.graph.about.tokens
+        tokens = self.graph.metadata.tokens
         names = [
             f'layer {n.layer} #{n.index} at "{tokens[n.position]}" ({n.position})' for n in nodes
         ]
@@ -244,7 +244,7 @@ class _Experiment:
         """Influence on later features against the effect on them, each ranked over the features
         that a node reaches."""
         sources = torch.tensor([a.rows[0] for a in ablations])
-        shares = normalise(self.graph.adjacency).double()
+        shares = normalize(self.graph.adjacency).double()
         current = total = shares[:, sources]
         while current.any():
             current = shares @ current

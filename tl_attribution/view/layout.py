@@ -1,4 +1,4 @@
-"""Where everything stands on the map of a graph: what is drawn, and at which x and y."""
+"""Layout of the map of a graph: which nodes and edges are drawn, and at which x and y."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_attribution.graph.graph import Graph
+from tl_attribution.graph.data import GraphData
+from tl_attribution.graph.description import answer_label
 from tl_attribution.graph.influence import flow
 from tl_attribution.graph.nodes import Node
-from tl_attribution.graph.paths import Path, answer_label
+from tl_attribution.graph.paths import GraphPath
 from tl_attribution.text import printable, quote
 
 MAX_NODES = 220
@@ -25,13 +26,13 @@ MAX_COLUMNS = 40
 NAMED_PATHS = 5
 """Features on this many of the strongest paths have their name beside them."""
 
-SLOT, ACROSS = 17.0, 6
-"""Room for one feature in pixels, and how many stand side by side at most."""
+SLOT, MAX_ACROSS = 17.0, 6
+"""Room for one feature in pixels, and the maximum number of features side by side."""
 CHARACTER, NAME_CHARACTER = 7.3, 6.2
 """Width of a character of token text and of a feature's name."""
-LONGEST = 12
-"""Characters of a token that are shown; the tooltip has the rest."""
-LEFT, RIGHT, TOP, MINIMUM = 74.0, 12.0, 6.0, 1060.0
+MAX_CHARACTERS = 12
+"""Characters of a token that are shown; the tooltip has the whole text."""
+LEFT, RIGHT, TOP, MIN_WIDTH = 74.0, 12.0, 6.0, 1060.0
 """Room for layer names, margins, and the least width of a map."""
 BAND, CHIP_BAND, GAP = 42.0, 34.0, 16.0
 """Least height of a layer, height of a line of tokens or answers, space between columns."""
@@ -58,7 +59,7 @@ class Selection:
 
 
 class Box(NamedTuple):
-    """A rectangle by its centre."""
+    """A rectangle by its center."""
 
     x: float
     y: float
@@ -86,30 +87,30 @@ class Layout:
     height: float
 
 
-def clip(text: str, longest: int = LONGEST) -> str:
-    """``text`` cut to ``longest`` characters, with an ellipsis where something is missing."""
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def clip(text: str, limit: int = MAX_CHARACTERS) -> str:
+    """Cut ``text`` to ``limit`` characters, with an ellipsis where something is missing."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def token_text(graph: Graph, position: int) -> str:
-    """What stands on a token."""
-    return quote(clip(graph.about.tokens[position]))
+def token_text(graph: GraphData, position: int) -> str:
+    """Return the text on a token's box."""
+    return quote(clip(graph.metadata.tokens[position]))
 
 
 def feature_name(node: Node) -> str:
-    """What stands beside a feature: its label, or its number if it has none."""
+    """Return the text beside a feature: its label, or its number if it has none."""
     return clip(printable(node.label), 20) or f"#{node.index}"
 
 
-def answer_text(graph: Graph, row: int, node: Node) -> str:
-    """What stands on an answer: its token, and its probability where that is its weight."""
+def answer_text(graph: GraphData, row: int, node: Node) -> str:
+    """Return the text on an answer's box: its token, and its probability if that is its weight."""
     weight = float(graph.target_weights[row])
     text = clip(answer_label(node, graph), 40)
     return f"{text} {weight:.1%}" if 0 < weight < 1 else text
 
 
-def select(graph: Graph, paths: list[Path]) -> Selection:
-    """The most influential nodes and edges of ``graph``, and all of ``paths``."""
+def select(graph: GraphData, paths: list[GraphPath]) -> Selection:
+    """Select the most influential nodes and edges of ``graph``, and all of ``paths``."""
     inner = graph.nodes.is_kind("feature", "error")
     order = torch.where(inner, graph.nodes.influence, -1.0).argsort(descending=True, stable=True)
     drawn = ~inner
@@ -120,10 +121,10 @@ def select(graph: Graph, paths: list[Path]) -> Selection:
     touched = {row for edge in edges for row in edge[:2]}
     nodes = {row: graph.nodes[row] for row in rows.tolist()}
     nodes = {row: n for row, n in nodes.items() if row in touched or n.kind != "error"}
-    positions = range(len(graph.about.tokens))
+    positions = range(len(graph.metadata.tokens))
     if len(positions) > MAX_COLUMNS:
-        wanted = (n for row, n in nodes.items() if row in touched or n.kind == "logit")
-        positions = sorted({node.position for node in wanted})
+        visible = (n for row, n in nodes.items() if row in touched or n.kind == "logit")
+        positions = sorted({node.position for node in visible})
     shown = set(positions)
     return Selection(
         {row: node for row, node in nodes.items() if node.position in shown},
@@ -134,7 +135,7 @@ def select(graph: Graph, paths: list[Path]) -> Selection:
 
 
 def _strongest_edges(
-    graph: Graph, rows: Int[Tensor, " drawn"], paths: list[Path]
+    graph: GraphData, rows: Int[Tensor, " drawn"], paths: list[GraphPath]
 ) -> tuple[Edge, ...]:
     carried = flow(graph.adjacency, graph.target_weights)
     best = carried[rows][:, rows].flatten().argsort(descending=True, stable=True)[:MAX_EDGES]
@@ -146,17 +147,17 @@ def _strongest_edges(
     return tuple(sorted(edges, key=lambda edge: (edge.share, edge)))
 
 
-def place(graph: Graph, selection: Selection) -> Layout:
-    """Tokens along x, layers along y, the answers above them."""
+def place(graph: GraphData, selection: Selection) -> Layout:
+    """Place tokens along x, layers along y and the answers above them."""
     cells = _cells(selection)
     columns = _columns(graph, selection, cells)
     right = max((right for _, right in columns.values()), default=LEFT) + RIGHT
     boxes, floor = _answers(graph, selection, columns, right)
     bands = []
-    for layer in range(graph.about.n_layers - 1, -1, -1):
-        here = {position: lines for (k, position), lines in cells.items() if k == layer}
-        height = max([BAND, *(len(lines) * SLOT + 18 for lines in here.values())])
-        for position, lines in here.items():
+    for layer in range(graph.metadata.n_layers - 1, -1, -1):
+        in_layer = {position: lines for (k, position), lines in cells.items() if k == layer}
+        height = max([BAND, *(len(lines) * SLOT + 18 for lines in in_layer.values())])
+        for position, lines in in_layer.items():
             boxes |= _stack(lines, selection, sum(columns[position]) / 2, floor + height / 2)
         bands.append(Band(f"layer {layer}", floor, floor + height))
         floor += height
@@ -174,7 +175,7 @@ Lines = list[list[int]]
 
 
 def _cells(selection: Selection) -> dict[tuple[int, int], Lines]:
-    """Lines of nodes by layer and position; a node with its name beside it has a line alone."""
+    """Lines of nodes by layer and position; a node with its name beside it has a line to itself."""
     members: dict[tuple[int, int], list[int]] = {}
     for row, node in selection.nodes.items():
         if node.kind in ("feature", "error"):
@@ -182,7 +183,7 @@ def _cells(selection: Selection) -> dict[tuple[int, int], Lines]:
     cells = {}
     for cell, rows in members.items():
         plain = [row for row in rows if row not in selection.named]
-        across = min(ACROSS, max(3, math.ceil(math.sqrt(2 * len(plain)))))
+        across = min(MAX_ACROSS, max(3, math.ceil(math.sqrt(2 * len(plain)))))
         lines = [plain[start : start + across] for start in range(0, len(plain), across)]
         cells[cell] = [[row] for row in rows if row in selection.named] + lines
     return cells
@@ -195,24 +196,24 @@ def _line_width(line: list[int], selection: Selection) -> float:
 
 
 def _columns(
-    graph: Graph, selection: Selection, cells: dict[tuple[int, int], Lines]
+    graph: GraphData, selection: Selection, cells: dict[tuple[int, int], Lines]
 ) -> dict[int, tuple[float, float]]:
     """Left and right of each column, widened evenly to the least width."""
-    wanted = {p: len(token_text(graph, p)) * CHARACTER + 12 for p in selection.positions}
+    widths = {p: len(token_text(graph, p)) * CHARACTER + 12 for p in selection.positions}
     for (_, position), lines in cells.items():
         widest = max(_line_width(line, selection) for line in lines)
-        wanted[position] = max(wanted[position], widest)
-    spare = MINIMUM - LEFT - RIGHT - sum(wanted.values()) - GAP * len(wanted)
-    padding = GAP + max(0.0, spare) / max(1, len(wanted))
+        widths[position] = max(widths[position], widest)
+    spare = MIN_WIDTH - LEFT - RIGHT - sum(widths.values()) - GAP * len(widths)
+    padding = GAP + max(0.0, spare) / max(1, len(widths))
     columns, x = {}, LEFT
-    for position, width in wanted.items():
+    for position, width in widths.items():
         columns[position] = (x, x + width + padding)
         x += width + padding
     return columns
 
 
 def _stack(lines: Lines, selection: Selection, x: float, y: float) -> dict[int, Box]:
-    """The lines of one cell, centred on (x, y)."""
+    """The lines of one cell, centered on (x, y)."""
     boxes = {}
     for j, line in enumerate(lines):
         start = x - _line_width(line, selection) / 2 + SLOT / 2
@@ -222,7 +223,7 @@ def _stack(lines: Lines, selection: Selection, x: float, y: float) -> dict[int, 
 
 
 def _answers(
-    graph: Graph, selection: Selection, columns: dict[int, tuple[float, float]], right: float
+    graph: GraphData, selection: Selection, columns: dict[int, tuple[float, float]], right: float
 ) -> tuple[dict[int, Box], float]:
     """The answers above their columns, the likeliest on the right, pushed aside where they collide
     and into a further line where there is no room left; and where the layers begin."""
@@ -240,7 +241,7 @@ def _answers(
 
 
 def _inputs(
-    graph: Graph,
+    graph: GraphData,
     selection: Selection,
     kind: str,
     columns: dict[int, tuple[float, float]],

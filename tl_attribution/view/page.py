@@ -1,6 +1,6 @@
 """A graph as one self-contained HTML page: no network, no scripts, nothing outside the file.
 
-Prompts, labels and names come from people and files, so every one of them is escaped, and a content
+Prompts, labels and names come from people and files, so all of them are escaped, and a content
 security policy forbids everything but the page's own style.
 """
 
@@ -10,43 +10,40 @@ from html import escape
 
 from torch import Tensor
 
-from tl_attribution.graph.graph import Graph
-from tl_attribution.graph.nodes import Node
-from tl_attribution.graph.paths import (
-    Path,
+from tl_attribution.graph.data import GraphData, is_pruned, is_subgraph
+from tl_attribution.graph.description import (
     certificate_text,
-    counts,
-    describe,
-    is_part,
-    is_pruned,
-    part_text,
-    strongest,
+    count_parts,
+    describe_node,
+    subgraph_text,
 )
+from tl_attribution.graph.nodes import Node
+from tl_attribution.graph.paths import GraphPath, strongest_paths
 from tl_attribution.text import printable, quote
 from tl_attribution.view import layout, supernodes, svg
 from tl_attribution.view.style import STYLE
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""What the page may load or do: apply its own style."""
+"""Content security policy: the page may only apply the style that it contains."""
 
 LARGE_NODES, LARGE_EDGES = 300, 4000
 """An unpruned graph with more than this is pruned before it is shown."""
 
-PATHS, FEATURES = 10, 20
-"""Rows of the two tables."""
+MAX_PATHS, MAX_FEATURES = 10, 20
+"""Maximum number of rows of the two tables."""
 
 
-def render(graph: Graph) -> str:
-    """The page as a complete HTML document.
+def render(graph: GraphData) -> str:
+    """Render the page as a complete HTML document.
 
     A large graph that was not pruned is pruned first (see :func:`readable`); the page says so, and
     its numbers stay the whole graph's.
     """
     shown = readable(graph)
-    paths = strongest(shown, PATHS)
+    paths = strongest_paths(shown, MAX_PATHS)
     selection = layout.select(shown, paths)
-    title = escape(printable(graph.about.prompt))
-    names = escape(printable(f"{graph.about.model} · {graph.about.dictionary}"))
+    title = escape(printable(graph.metadata.prompt))
+    names = escape(printable(f"{graph.metadata.model} · {graph.metadata.dictionary}"))
     body = (
         f'<header><p class="eyebrow">Attribution graph · {names}</p><h1>{title}</h1></header>'
         f'<div class="top">{_answers(graph)}{_numbers(graph)}</div>'
@@ -64,14 +61,14 @@ def render(graph: Graph) -> str:
     )
 
 
-def readable(graph: Graph) -> Graph:
-    """The graph itself, or pruned to 0.8 of the influence and 0.98 of the edges if it is large."""
+def readable(graph: GraphData) -> GraphData:
+    """Return the graph, pruned to 0.8 of the influence and 0.98 of the edges if it is large."""
     large = len(graph.nodes) > LARGE_NODES or graph.n_edges > LARGE_EDGES
     return graph.prune() if large and not is_pruned(graph) else graph
 
 
-def embed(graph: Graph, height: int = 760) -> str:
-    """The page in a frame that may do nothing but show it, for notebooks."""
+def embed(graph: GraphData, height: int = 760) -> str:
+    """Render the page in a sandboxed frame, for notebooks."""
     return (
         f'<iframe sandbox title="Attribution graph" srcdoc="{escape(render(graph))}" '
         f'style="width:100%;height:{height}px;border:0;border-radius:8px"></iframe>'
@@ -86,11 +83,11 @@ def _bar(share: float) -> str:
     return f'<span class="bar"><i style="width:{100 * min(1.0, max(0.0, share)):.1f}%"></i></span>'
 
 
-def _answers(graph: Graph) -> str:
+def _answers(graph: GraphData) -> str:
     rows = "".join(
         f'<tr><td>{_chip(answer.token)}</td><td class="wide">{_bar(answer.probability)}</td>'
         f'<td class="number">{answer.probability:.1%}</td></tr>'
-        for answer in graph.about.answers
+        for answer in graph.metadata.answers
     )
     return (
         '<section><h2>Top answers</h2><p class="note">What the model says next, with its '
@@ -98,9 +95,9 @@ def _answers(graph: Graph) -> str:
     )
 
 
-def _numbers(graph: Graph) -> str:
-    size, scores, c = counts(graph), graph.scores(), graph.certificate
-    whole = c.expanded == c.active and not is_pruned(graph) and not is_part(graph)
+def _numbers(graph: GraphData) -> str:
+    size, scores, c = count_parts(graph), graph.scores(), graph.certificate
+    whole = c.expanded == c.active and not is_pruned(graph) and not is_subgraph(graph)
     active = "all active" if whole else f"of {c.active:,} active"
     tiles = [
         ("Replacement", f"{scores.replacement:.3f}", "of the influence comes through features"),
@@ -116,21 +113,21 @@ def _numbers(graph: Graph) -> str:
     )
     partial = f"This graph is partial: {certificate_text(graph)}." if c.expanded < c.active else ""
     return (
-        f'<section><h2>The graph in numbers</h2><p class="note">{partial or _whole(graph)}</p>'
+        f'<section><h2>The graph in numbers</h2><p class="note">{partial or _scope_note(graph)}</p>'
         f'<dl class="tiles">{cells}</dl></section>'
     )
 
 
-def _whole(graph: Graph) -> str:
+def _scope_note(graph: GraphData) -> str:
     if is_pruned(graph):
         return f"Pruned to {_thresholds(graph)}; the scores are of what is left."
-    if is_part(graph):
-        return f"{part_text(graph)}; the scores are of what is left."
+    if is_subgraph(graph):
+        return f"{subgraph_text(graph)}; the scores are of what is left."
     return "Every active feature is expanded; nothing is left out."
 
 
-def _thresholds(graph: Graph) -> str:
-    settings = graph.about.settings
+def _thresholds(graph: GraphData) -> str:
+    settings = graph.metadata.settings
     return (
         f"{float(settings['node_threshold']):.0%} of the influence and "
         f"{float(settings['edge_threshold']):.0%} of what its edges carry"
@@ -150,17 +147,19 @@ LEGEND = "".join(
 )
 
 
-def _map(graph: Graph, shown: Graph, selection: layout.Selection, paths: list[Path]) -> str:
+def _map(
+    graph: GraphData, shown: GraphData, selection: layout.Selection, paths: list[GraphPath]
+) -> str:
     drawing = svg.draw(shown, selection, layout.place(shown, selection), paths)
     return (
-        f'<section><h2>Map</h2><p class="note">{_scope(graph, shown, selection)}</p>'
+        f'<section><h2>Map</h2><p class="note">{_map_note(graph, shown, selection)}</p>'
         f'<div class="legend">{LEGEND}</div><div class="scroll end">{drawing}</div></section>'
     )
 
 
-def _scope(graph: Graph, shown: Graph, selection: layout.Selection) -> str:
+def _map_note(graph: GraphData, shown: GraphData, selection: layout.Selection) -> str:
     """What the map shows and what it leaves out."""
-    size, drawn = counts(shown), len(selection.edges)
+    size, drawn = count_parts(shown), len(selection.edges)
     inner = size.get("features", 0) + size.get("errors", 0)
     visible = sum(node.kind in ("feature", "error") for node in selection.nodes.values())
     nodes = f"{visible} of {inner:,}" if visible < inner else f"All {inner:,}"
@@ -170,11 +169,11 @@ def _scope(graph: Graph, shown: Graph, selection: layout.Selection) -> str:
     text += " it carries. Point at a node to see its edges."
     if shown is not graph:
         text = f"The graph is large, so it was pruned to {_thresholds(shown)}. {text}"
-    hidden = len(graph.about.tokens) - len(selection.positions)
+    hidden = len(graph.metadata.tokens) - len(selection.positions)
     return text + (f" {hidden} tokens that these edges do not touch are left out." * bool(hidden))
 
 
-def _paths(graph: Graph, paths: list[Path]) -> str:
+def _paths(graph: GraphData, paths: list[GraphPath]) -> str:
     rows = "".join(
         f'<tr class="path" id="path{i}"><td class="number">{path.strength:.2%}</td>'
         f"<td>{_bar(path.strength / paths[0].strength)}</td><td>{_route(path, graph)}</td></tr>"
@@ -188,7 +187,7 @@ def _paths(graph: Graph, paths: list[Path]) -> str:
     return _section("Strongest paths", note, table if paths else "No input reaches a target.")
 
 
-def _route(path: Path, graph: Graph) -> str:
+def _route(path: GraphPath, graph: GraphData) -> str:
     steps = [graph.nodes[row] for row in path.nodes]
     parts = [_step(steps[0], graph)]
     for weight, node in zip(path.weights, steps[1:], strict=True):
@@ -197,22 +196,22 @@ def _route(path: Path, graph: Graph) -> str:
     return f'<div class="route">{"".join(parts)}</div>'
 
 
-def _step(node: Node, graph: Graph) -> str:
-    return f'<span class="step {node.kind}">{_words(node, graph)}</span>'
+def _step(node: Node, graph: GraphData) -> str:
+    return f'<span class="step {node.kind}">{_node_html(node, graph)}</span>'
 
 
-def _words(node: Node, graph: Graph) -> str:
+def _node_html(node: Node, graph: GraphData) -> str:
     """The node in words, a feature's label first."""
     if node.kind != "feature" or not node.label:
-        return escape(describe(node, graph))
-    place = describe(node._replace(label=""), graph)
+        return escape(describe_node(node, graph))
+    place = describe_node(node._replace(label=""), graph)
     return f"<b>{escape(printable(node.label))}</b> <small>{escape(place)}</small>"
 
 
-def _features(graph: Graph) -> str:
+def _features(graph: GraphData) -> str:
     rows = graph.nodes.is_kind("feature").nonzero().flatten()
     order = graph.nodes.influence[rows].argsort(descending=True, stable=True)
-    top = rows[order][:FEATURES].tolist()
+    top = rows[order][:MAX_FEATURES].tolist()
     if not top:
         return _section("Features", "No feature is active on this prompt.", "")
     largest = max(float(graph.nodes.influence[top[0]]), 1e-30)
@@ -220,31 +219,31 @@ def _features(graph: Graph) -> str:
         '<tr><th class="number">influence</th><th></th><th>feature</th><th class="number">'
         "activation</th><th>strongest input</th><th>strongest output</th></tr>"
     )
-    body = "".join(_feature(graph, row, largest) for row in top)
+    body = "".join(_feature_row(graph, row, largest) for row in top)
     note = "Influence is the share of the answers that goes through a feature, over all paths."
     return _section(
         "Most influential features", note, f'<div class="scroll"><table>{head}{body}</table></div>'
     )
 
 
-def _feature(graph: Graph, row: int, largest: float) -> str:
+def _feature_row(graph: GraphData, row: int, largest: float) -> str:
     node = graph.nodes[row]
     return (
         f'<tr><td class="number">{node.influence:.2%}</td><td>{_bar(node.influence / largest)}</td>'
-        f'<td>{_words(node, graph)}</td><td class="number">{node.activation:.3g}</td>'
-        f"<td>{_neighbour(graph, graph.adjacency[row])}</td>"
-        f"<td>{_neighbour(graph, graph.adjacency[:, row])}</td></tr>"
+        f'<td>{_node_html(node, graph)}</td><td class="number">{node.activation:.3g}</td>'
+        f"<td>{_neighbor(graph, graph.adjacency[row])}</td>"
+        f"<td>{_neighbor(graph, graph.adjacency[:, row])}</td></tr>"
     )
 
 
-def _neighbour(graph: Graph, weights: Tensor) -> str:
+def _neighbor(graph: GraphData, weights: Tensor) -> str:
     """The other end of the largest of these edges, with its sign."""
     row = int(weights.abs().argmax())
     if weights[row] == 0:
         return ""
     weight = float(weights[row])
     kind = "plus" if weight >= 0 else "minus"
-    return f'{_words(graph.nodes[row], graph)} <span class="arrow {kind}">{weight:+.2g}</span>'
+    return f'{_node_html(graph.nodes[row], graph)} <span class="arrow {kind}">{weight:+.2g}</span>'
 
 
 def _section(title: str, note: str, content: str) -> str:

@@ -6,21 +6,21 @@ import math
 from html import escape
 from typing import NamedTuple
 
-from tl_attribution.graph.graph import Graph
-from tl_attribution.graph.paths import describe
-from tl_attribution.graph.supernodes import Supernodes
+from tl_attribution.graph.data import GraphData
+from tl_attribution.graph.description import describe_node
+from tl_attribution.graph.supernodes import Supernodes, sum_groups
 from tl_attribution.text import printable, quote
-from tl_attribution.view.layout import CHARACTER, MINIMUM, Box, answer_text, clip
+from tl_attribution.view.layout import CHARACTER, MIN_WIDTH, Box, answer_text, clip
 
-MAX_TOKENS, MAX_EDGES, ROWS = 16, 80, 12
-"""Single tokens and edges on the drawing, the strongest, and rows of the table."""
+MAX_TOKENS, MAX_EDGES, MAX_ROWS = 16, 80, 12
+"""Maximum number of single tokens and of edges in the drawing, the strongest, and of table rows."""
 
 LEVEL, MARGIN, SPACE = 74.0, 20.0, 22.0
 """Height of a line of boxes, room around all of them, and the least room between two."""
 
 
 class Item(NamedTuple):
-    """A box: a supernode, a token or an answer; where its members are, on average."""
+    """A box: a supernode, a token or an answer, with the mean layer and position of its members."""
 
     row: int
     kind: str
@@ -38,25 +38,25 @@ class Link(NamedTuple):
     flow: float
 
 
-def section(graph: Graph) -> str:
-    """The section of the page, empty if the graph has no supernodes. All names are escaped."""
+def section(graph: GraphData) -> str:
+    """Render the section of the page, empty without supernodes. All names are escaped."""
     if not graph.groups:
         return ""
-    found = graph.supernodes()
-    items = _items(graph, found)
-    links = _links(found, items)
+    grouped = sum_groups(graph)
+    items = _items(graph, grouped)
+    links = _links(grouped, items)
     texts = {item.row: item.text for item in items}
     drawn = {item.row for item in items}
-    hidden = sum(row not in drawn for row in range(len(found)))
+    hidden = sum(row not in drawn for row in range(len(grouped)))
     note = "Edges are sums over the members, as wide as the influence that goes over them."
     note += f" {hidden:,} nodes that are in no group are not drawn." * bool(hidden)
     head = '<tr><th>from</th><th>to</th><th class="number">weight</th><th class="number">'
-    rows = "".join(_row(link, texts) for link in links[:ROWS])
+    rows = "".join(_row(link, texts) for link in links[:MAX_ROWS])
     table = f"<table>{head}influence</th></tr>{rows}</table>"
     return (
         f'<section><h2>Supernodes</h2><p class="note">{note}</p>'
         f"<style>{_highlights(items)}</style>"
-        f'<div class="scroll">{_draw(graph, found, items, links)}</div>'
+        f'<div class="scroll">{_draw(graph, grouped, items, links)}</div>'
         f'<div class="scroll">{table}</div></section>'
     )
 
@@ -70,44 +70,44 @@ def _row(link: Link, texts: dict[int, str]) -> str:
     )
 
 
-def _items(graph: Graph, found: Supernodes) -> list[Item]:
+def _items(graph: GraphData, grouped: Supernodes) -> list[Item]:
     """All supernodes, the answers, and the most influential tokens that are in no group."""
     named, weights = len(graph.groups), graph.target_weights.tolist()
-    order = found.influence.argsort(descending=True, stable=True).tolist()
+    order = grouped.influence.argsort(descending=True, stable=True).tolist()
     single = [row for row in order if row >= named]
-    kinds = {row: graph.nodes[found.members[row][0]].kind for row in single}
-    targets = [row for row in single if weights[found.members[row][0]] > 0]
-    tokens = [row for row in single if kinds[row] == "token" and found.influence[row] > 0]
+    kinds = {row: graph.nodes[grouped.members[row][0]].kind for row in single}
+    targets = [row for row in single if weights[grouped.members[row][0]] > 0]
+    tokens = [row for row in single if kinds[row] == "token" and grouped.influence[row] > 0]
     items = []
     for row in [*range(named), *tokens[:MAX_TOKENS], *targets]:
-        members = list(found.members[row])
+        members = list(grouped.members[row])
         layer, position = (
             float(column[members].double().mean())
             for column in (graph.nodes.layer, graph.nodes.position)
         )
         kind = "group" if row < named else kinds[row]
-        items.append(Item(row, kind, _text(graph, found, row, kind), layer, position))
+        items.append(Item(row, kind, _text(graph, grouped, row, kind), layer, position))
     return items
 
 
-def _text(graph: Graph, found: Supernodes, row: int, kind: str) -> str:
+def _text(graph: GraphData, grouped: Supernodes, row: int, kind: str) -> str:
     if kind == "group":
-        return clip(printable(found.names[row]), 40)
-    node = graph.nodes[found.members[row][0]]
+        return clip(printable(grouped.names[row]), 40)
+    node = graph.nodes[grouped.members[row][0]]
     if kind == "token":
-        return quote(clip(graph.about.tokens[node.position]))
+        return quote(clip(graph.metadata.tokens[node.position]))
     if kind == "logit":
-        return answer_text(graph, found.members[row][0], node)
-    return clip(describe(node, graph), 40)
+        return answer_text(graph, grouped.members[row][0], node)
+    return clip(describe_node(node, graph), 40)
 
 
-def _links(found: Supernodes, items: list[Item]) -> list[Link]:
+def _links(grouped: Supernodes, items: list[Item]) -> list[Link]:
     """The edges between the boxes, the strongest first."""
     links = [
-        Link(s.row, t.row, float(found.weights[t.row, s.row]), float(found.flow[t.row, s.row]))
+        Link(s.row, t.row, float(grouped.weights[t.row, s.row]), float(grouped.flow[t.row, s.row]))
         for t in items
         for s in items
-        if s.row != t.row and found.flow[t.row, s.row] > 0
+        if s.row != t.row and grouped.flow[t.row, s.row] > 0
     ]
     return sorted(links, key=lambda link: -link.flow)[:MAX_EDGES]
 
@@ -119,7 +119,7 @@ def _place(items: list[Item]) -> tuple[dict[int, Box], float, float]:
     for item in items:
         levels.setdefault(round(item.layer), []).append(item)
     sizes = {item.row: len(item.text) * CHARACTER + 20 for item in items}
-    width = MINIMUM
+    width = MIN_WIDTH
     for line in levels.values():
         width = max(width, sum(sizes[i.row] + SPACE for i in line) + 2 * MARGIN)
     boxes = {}
@@ -134,11 +134,11 @@ def _place(items: list[Item]) -> tuple[dict[int, Box], float, float]:
     return boxes, width, LEVEL * len(levels)
 
 
-def _draw(graph: Graph, found: Supernodes, items: list[Item], links: list[Link]) -> str:
+def _draw(graph: GraphData, grouped: Supernodes, items: list[Item], links: list[Link]) -> str:
     boxes, width, height = _place(items)
     texts = {item.row: item.text for item in items}
     parts = [_edge(link, boxes, texts, links[0].flow) for link in reversed(links)]
-    parts += [_box(graph, found, item, boxes[item.row]) for item in items]
+    parts += [_box(graph, grouped, item, boxes[item.row]) for item in items]
     return (
         f'<svg class="map" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'style="min-width:{width * 0.75:.0f}px" role="img" '
@@ -147,7 +147,7 @@ def _draw(graph: Graph, found: Supernodes, items: list[Item], links: list[Link])
 
 
 def _highlights(items: list[Item]) -> str:
-    """Style rules that need no script: pointing at a box shows its edges."""
+    """Style rules instead of a script: pointing at a box shows its edges."""
     edges = ",".join(f".map:has(#s{item.row}:hover) .u{item.row}" for item in items)
     return f"{edges}{{stroke-opacity:.9}}"
 
@@ -169,10 +169,10 @@ def _edge(link: Link, boxes: dict[int, Box], texts: dict[int, str], strongest: f
     )
 
 
-def _box(graph: Graph, found: Supernodes, item: Item, box: Box) -> str:
-    influence = float(found.influence[item.row])
-    words = [describe(graph.nodes[row], graph) for row in found.members[item.row][:ROWS]]
-    more = len(found.members[item.row]) - len(words)
+def _box(graph: GraphData, grouped: Supernodes, item: Item, box: Box) -> str:
+    influence = float(grouped.influence[item.row])
+    words = [describe_node(graph.nodes[row], graph) for row in grouped.members[item.row][:MAX_ROWS]]
+    more = len(grouped.members[item.row]) - len(words)
     lines = [item.text, f"influence {influence:.2%}", *words, *([f"and {more} more"] * bool(more))]
     return (
         f'<g class="n {item.kind}" id="s{item.row}"><title>{escape(chr(10).join(lines))}</title>'

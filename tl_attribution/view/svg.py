@@ -6,9 +6,10 @@ import math
 from html import escape
 from itertools import pairwise
 
-from tl_attribution.graph.graph import Graph
+from tl_attribution.graph.data import GraphData
+from tl_attribution.graph.description import describe_node
 from tl_attribution.graph.nodes import Node
-from tl_attribution.graph.paths import Path, describe
+from tl_attribution.graph.paths import GraphPath
 from tl_attribution.view.layout import (
     Box,
     Edge,
@@ -26,8 +27,8 @@ SQUARE = 20.0
 """Boxes higher than this are chips with text; edges end at their rim."""
 
 
-def draw(graph: Graph, selection: Selection, layout: Layout, paths: list[Path]) -> str:
-    """The map as one ``<svg>`` element; everything from prompts and labels is escaped.
+def draw(graph: GraphData, selection: Selection, layout: Layout, paths: list[GraphPath]) -> str:
+    """Draw the map as one ``<svg>`` element; everything from prompts and labels is escaped.
 
     Nodes and edges on a path carry its class, so that :func:`highlights` can point at them.
     """
@@ -50,14 +51,14 @@ def draw(graph: Graph, selection: Selection, layout: Layout, paths: list[Path]) 
     )
 
 
-def _classes(row: int, paths: list[Path]) -> list[str]:
+def _classes(row: int, paths: list[GraphPath]) -> list[str]:
     """``["p0", "p3"]`` for a node on the first and fourth path."""
     return [f"p{i}" for i, path in enumerate(paths) if row in path.nodes]
 
 
-def highlights(selection: Selection, paths: list[Path]) -> str:
-    """Style rules that need no script: pointing at a node shows its edges, pointing at a row of the
-    table of paths shows that path, and everything else steps back."""
+def highlights(selection: Selection, paths: list[GraphPath]) -> str:
+    """Return style rules instead of a script: pointing at a node shows its edges, pointing at a row
+    of the table of paths shows that path, and everything else fades."""
     touched = sorted({row for edge in selection.edges for row in edge[:2]})
     edges = ",".join(f".map:has(#n{row}:hover) .t{row}" for row in touched)
     chains = ",".join(f"body:has(#path{i}:hover) .map .p{i}" for i in range(len(paths)))
@@ -86,7 +87,9 @@ def _columns(layout: Layout) -> list[str]:
     ]
 
 
-def _edge(edge: Edge, graph: Graph, layout: Layout, paths: list[Path], strongest: float) -> str:
+def _edge(
+    edge: Edge, graph: GraphData, layout: Layout, paths: list[GraphPath], strongest: float
+) -> str:
     """A curve that leaves its source upwards and enters its target from below."""
     source, target = layout.boxes[edge.source], layout.boxes[edge.target]
     x1, y1 = source.x, source.y - min(source.height / 2, 6)
@@ -95,7 +98,7 @@ def _edge(edge: Edge, graph: Graph, layout: Layout, paths: list[Path], strongest
     share = math.sqrt(edge.share / strongest)
     chains = "".join(f" p{i}" for i, p in enumerate(paths) if edge[:2] in pairwise(p.nodes))
     sign = "plus" if edge.weight >= 0 else "minus"
-    words = [describe(graph.nodes[row], graph) for row in edge[:2]]
+    words = [describe_node(graph.nodes[row], graph) for row in edge[:2]]
     title = f"{words[0]} → {words[1]}\nweight {edge.weight:+.3g}, {edge.share:.2%} of the influence"
     curve = f"C{x1:.1f} {y1 - bend:.1f} {x2:.1f} {y2 + bend:.1f} {x2:.1f} {y2:.1f}"
     return (
@@ -106,7 +109,7 @@ def _edge(edge: Edge, graph: Graph, layout: Layout, paths: list[Path], strongest
     )
 
 
-def _shape(graph: Graph, row: int, node: Node, box: Box, largest: float) -> str:
+def _shape(graph: GraphData, row: int, node: Node, box: Box, largest: float) -> str:
     radius = 3.4 + 4.2 * math.sqrt(max(0.0, node.influence) / max(largest, 1e-30))
     match node.kind:
         case "feature":
@@ -138,8 +141,8 @@ def _name(node: Node, box: Box) -> str:
     return f'<text class="name" x="{box.x + 10:.1f}" y="{box.y + 3.5:.1f}">{text}</text>'
 
 
-def _tooltip(graph: Graph, row: int, node: Node) -> str:
-    lines = [describe(node, graph)]
+def _tooltip(graph: GraphData, row: int, node: Node) -> str:
+    lines = [describe_node(node, graph)]
     if node.kind == "feature":
         lines.append(f"activation {node.activation:.3g}, influence {node.influence:.2%}")
     elif node.kind != "logit":

@@ -1,55 +1,24 @@
-"""Graph files: one safetensors file with a JSON header. Nothing that can run code is ever read."""
+"""Load graphs from files and from experiment trackers. Nothing that can run code is ever read."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_attribution.errors import FormatError, NotFoundError
-from tl_attribution.files import whole_file
-from tl_attribution.graph import trackers
-from tl_attribution.graph.graph import Answer, Certificate, Graph, GraphMetadata, tensors
+from tl_attribution.graph.data import Answer, Certificate, GraphMetadata
+from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.nodes import NodeTable
-
-KEY = "tl_attribution_graph"
-VERSION = 1
-
-
-def save_graph(graph: Graph, path: str | Path) -> None:
-    """Write ``graph``; an adjacency that is mostly zero is stored as a list of its edges."""
-    stored = tensors(graph)
-    adjacency = stored.pop("adjacency")
-    edges = adjacency.nonzero()
-    if len(edges) * 5 < adjacency.numel():
-        stored["edges"] = edges.to(torch.int32)
-        stored["weights"] = adjacency[edges[:, 0], edges[:, 1]]
-    else:
-        stored["adjacency"] = adjacency
-    header = {
-        "version": VERSION,
-        "about": asdict(graph.about),
-        "certificate": graph.certificate._asdict(),
-        "labels": graph.nodes.labels,
-    }
-    if any(graph.nodes.groups):
-        header["groups"] = graph.nodes.groups
-    with whole_file(path) as temporary:
-        # Copies, because safetensors refuses tensors that share memory.
-        copies = {
-            name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, t in stored.items()
-        }
-        save_file(copies, temporary, metadata={KEY: json.dumps(header)})
+from tl_attribution.graph.saving import KEY, VERSION
+from tl_attribution.graph.trackers import load_tracked
 
 
 def load_graph(path: str | Path) -> Graph:
-    """Read a graph written by :meth:`Graph.save`, or logged by :func:`tl_attribution.log_graph`:
+    """Load a graph written by :meth:`Graph.save`, or logged by :func:`tl_attribution.log_graph`:
     ``"wandb:entity/project/name:version"``.
 
     Raises NotFoundError if there is no such file or artifact, FormatError if it is a pickle
@@ -57,9 +26,9 @@ def load_graph(path: str | Path) -> Graph:
     """
     file = Path(path)
     if isinstance(path, str) and not file.is_file():
-        kept = trackers.load(path)
-        if kept is not None:
-            return kept
+        tracked = load_tracked(path)
+        if tracked is not None:
+            return tracked
     if not file.is_file():
         raise NotFoundError(f"no graph file at {file}")
     try:
@@ -75,7 +44,7 @@ def load_graph(path: str | Path) -> Graph:
 
 
 def _refuse_pickle(file: Path) -> None:
-    """Name a pickle as such. Asked only about files that are not safetensors, because the length
+    """Raise FormatError for a pickle. Only for files that are not safetensors, because the length
     with which those begin can be the same bytes."""
     with file.open("rb") as opened:
         start = opened.read(4)
@@ -93,26 +62,26 @@ def _assemble(file: Path, header: dict, stored: dict[str, Tensor]) -> Graph:
             f"version {VERSION}: update tl-attribution"
         )
     try:
-        about = header["about"]
-        about["answers"] = tuple(Answer(*a) for a in about["answers"])
-        about["tokens"] = tuple(about["tokens"])
-        about["token_ids"] = tuple(about["token_ids"])
+        metadata = header["metadata"]
+        metadata["answers"] = tuple(Answer(*a) for a in metadata["answers"])
+        metadata["tokens"] = tuple(metadata["tokens"])
+        metadata["token_ids"] = tuple(metadata["token_ids"])
         certificate = Certificate(**header["certificate"])
         bounds = {k: tuple(getattr(certificate, k)) for k in ("replacement", "completeness")}
         columns = {c: stored[f"nodes.{c}"] for c in NodeTable.columns()}
         labels, groups = tuple(header["labels"]), tuple(header.get("groups", ()))
         if not all(isinstance(text, str) for text in (*labels, *groups)):
-            raise TypeError("labels and groups are texts")
+            raise TypeError("expected labels and groups of text")
         nodes = NodeTable(**columns, labels=labels, groups=groups)
         return Graph(
             nodes=nodes,
             adjacency=_adjacency(stored, len(nodes)),
-            about=GraphMetadata(**about),
+            metadata=GraphMetadata(**metadata),
             certificate=certificate._replace(**bounds),
             **{name: stored[name] for name in ("constant", "preactivation", "target_weights")},
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-        message = f"{file} lacks a part of a graph or holds a wrong one: {error!r}"
+        message = f"a part of the graph in {file} is missing or wrong: {error!r}"
         raise FormatError(message) from error
 
 

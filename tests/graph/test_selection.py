@@ -1,4 +1,4 @@
-"""Paths between nodes, what a node depends on, parts of a graph, and how nodes are named."""
+"""Node selectors, paths between selected nodes, upstream nodes and subgraphs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tl_attribution.errors import InputError
-from tl_attribution.graph.influence import influence, normalise
+from tl_attribution.graph.influence import influence, normalize
+from tl_attribution.graph.loading import load_graph
 from tl_attribution.graph.node_selectors import select_nodes
-from tl_attribution.graph.storage import load_graph
 from tl_attribution.view import page
 
 seeds = st.integers(0, 10_000)
 
 
-def _every_path(graph, source, target):
+def _paths_between(graph, source, target):
     """(rows, strength, effect) of all paths between two rows, by networkx's own search."""
     ids = [node.id for node in graph.nodes]
     into, before = graph.adjacency.double(), graph.preactivation.double()
@@ -43,13 +43,13 @@ def test_paths_between_two_nodes_are_those_of_an_exhaustive_search(random_graph,
     source = data.draw(st.integers(0, len(graph.nodes) - 1))
     target = data.draw(st.sampled_from(reached))
     assume(source != target)
-    every = {rows: values for rows, *values in _every_path(graph, source, target)}
-    found = graph.paths(source, target, n=n)
-    expected = sorted((strength for strength, _ in every.values()), reverse=True)[:n]
-    assert [path.strength for path in found] == pytest.approx(expected, rel=1e-4)
-    assert len({path.nodes for path in found}) == len(found)
-    for path in found:
-        strength, effect = every[path.nodes]
+    all_paths = {rows: values for rows, *values in _paths_between(graph, source, target)}
+    paths = graph.paths(source, target, n=n)
+    expected = sorted((strength for strength, _ in all_paths.values()), reverse=True)[:n]
+    assert [path.strength for path in paths] == pytest.approx(expected, rel=1e-4)
+    assert len({path.nodes for path in paths}) == len(paths)
+    for path in paths:
+        strength, effect = all_paths[path.nodes]
         assert path.strength == pytest.approx(strength, rel=1e-4)
         assert path.effect == pytest.approx(effect, rel=1e-4)
 
@@ -59,16 +59,16 @@ def test_paths_between_two_nodes_are_those_of_an_exhaustive_search(random_graph,
 def test_paths_between_sets_may_pass_through_both(random_graph, seed, n):
     graph = random_graph(seed, n_features=7, density=0.5)
     features = graph.nodes.is_kind("feature").nonzero().flatten().tolist()
-    every = [
+    all_paths = [
         strength
         for source in features
         for target in features
-        for _, strength, _ in (_every_path(graph, source, target) if source != target else ())
+        for _, strength, _ in (_paths_between(graph, source, target) if source != target else ())
     ]
-    found = graph.paths(features, features, n=n)
-    expected = sorted(every, reverse=True)[:n]
-    assert [path.strength for path in found] == pytest.approx(expected, rel=1e-4)
-    assert all(len(path.nodes) > 1 for path in found)
+    paths = graph.paths(features, features, n=n)
+    expected = sorted(all_paths, reverse=True)[:n]
+    assert [path.strength for path in paths] == pytest.approx(expected, rel=1e-4)
+    assert all(len(path.nodes) > 1 for path in paths)
 
 
 @settings(max_examples=30)
@@ -78,17 +78,17 @@ def test_upstream_is_the_inverse(random_graph, seed):
     adjacency, before = graph.adjacency.double(), graph.preactivation.double()
     eye = torch.eye(len(before), dtype=torch.float64)
     target = int((adjacency != 0).any(1).nonzero().max())
-    shares = normalise(adjacency)
+    shares = normalize(adjacency)
     influence = torch.linalg.inv(eye - shares)[target] - eye[target]
     signed = adjacency / torch.where(before == 0, 1.0, before)[:, None]
     effect = before[target] * (torch.linalg.inv(eye - signed)[target] - eye[target])
-    found = graph.upstream(target)
-    rows = [graph.nodes.find(*u.node[:4]) for u in found]
+    upstream = graph.upstream(target)
+    rows = [graph.nodes.find(*u.node[:4]) for u in upstream]
     assert set(rows) == set((influence > 1e-12).nonzero().flatten().tolist())
-    assert [u.influence for u in found] == pytest.approx(influence[rows].tolist(), rel=1e-4)
+    assert [u.influence for u in upstream] == pytest.approx(influence[rows].tolist(), rel=1e-4)
     scale = float(effect.abs().max())
-    assert [u.effect for u in found] == pytest.approx(effect[rows].tolist(), abs=1e-6 * scale)
-    assert [u.influence for u in found] == sorted((u.influence for u in found), reverse=True)
+    assert [u.effect for u in upstream] == pytest.approx(effect[rows].tolist(), abs=1e-6 * scale)
+    assert [u.influence for u in upstream] == sorted((u.influence for u in upstream), reverse=True)
 
 
 @settings(max_examples=10)
@@ -96,12 +96,12 @@ def test_upstream_is_the_inverse(random_graph, seed):
 def test_upstream_is_the_sum_of_all_paths(random_graph, seed):
     graph = random_graph(seed, n_features=5, density=0.4)
     target = len(graph.nodes) - 1
-    for found in graph.upstream(target):
-        paths = graph.paths(found.node, target, n=500)
+    for upstream in graph.upstream(target):
+        paths = graph.paths(upstream.node, target, n=500)
         assert len(paths) < 500
-        assert sum(p.strength for p in paths) == pytest.approx(found.influence, rel=1e-4)
+        assert sum(p.strength for p in paths) == pytest.approx(upstream.influence, rel=1e-4)
         size = sum(abs(p.effect) for p in paths)
-        assert sum(p.effect for p in paths) == pytest.approx(found.effect, abs=1e-6 * size)
+        assert sum(p.effect for p in paths) == pytest.approx(upstream.effect, abs=1e-6 * size)
 
 
 def _from_leaves_and_constants(graph, target):
@@ -175,7 +175,7 @@ def test_a_subgraph_is_saved_exported_and_drawn_as_what_it_is(random_graph, tmp_
     assert f"A part, chosen by hand, of a graph of {len(graph.nodes)} nodes" in shown
     assert "nothing is left out" not in shown
     again = part.subgraph(lambda node: node.kind in ("feature", "logit"))
-    assert again.about.settings["subgraph_of"] == len(graph.nodes)
+    assert again.metadata.settings["subgraph_of"] == len(graph.nodes)
 
 
 def test_a_subgraph_without_anything_explained_is_refused(small_graph):
@@ -183,10 +183,10 @@ def test_a_subgraph_without_anything_explained_is_refused(small_graph):
         small_graph.subgraph(lambda node: node.kind == "token")
 
 
-def test_nodes_are_named_in_many_ways(small_graph):
+def test_nodes_are_selected_by_any_selector(small_graph):
     nodes = small_graph.nodes
     grouped = small_graph.group({"pair": [0, 1]})
-    for meant in (
+    for selector in (
         [nodes[0], nodes[1]],
         (1, 0, 0),
         "pair",
@@ -197,7 +197,7 @@ def test_nodes_are_named_in_many_ways(small_graph):
         lambda node: node.kind == "feature",
         {"pair", "0_2_1"},
     ):
-        assert select_nodes(grouped.nodes, meant) == (0, 1)
+        assert select_nodes(grouped.nodes, selector) == (0, 1)
     assert select_nodes(nodes, grouped.nodes[0]) == (0,)
 
 
@@ -206,29 +206,29 @@ def test_a_node_of_another_graph_is_refused(small_graph, random_graph):
     with pytest.raises(InputError, match="it may be inactive on this prompt"):
         small_graph.upstream(other.nodes[0]._replace(index=99))
     elsewhere = small_graph.nodes[0]._replace(activation=9.0)
-    with pytest.raises(InputError, match="activation 9 and the node in its place here 0"):
+    with pytest.raises(InputError, match="activation 9, but in this graph 0"):
         small_graph.paths(elsewhere)
 
 
 @pytest.mark.parametrize(
-    ("meant", "message"),
+    ("selector", "message"),
     [
         ("1_4_2", "neither the name of a supernode nor the id .* '1_4_1'"),
         ("no such name", "neither the name of a supernode nor the id"),
-        (11, "no row 11 in this graph; its rows are 0 to 10"),
-        (-1, "no row -1"),
-        (True, "True names no node; expected a Node, a row"),
-        ([1.5], "1.5 names no node"),
-        ([None], "None names no node"),
-        ([], "no node is meant"),
-        (lambda node: node.layer == 9, "no node is meant"),
-        (torch.ones(3, dtype=torch.bool), r"one entry a node, \(11,\), got \(3,\)"),
-        ([0, 1], "one node is expected here, and 2 are meant"),
+        (11, "this graph has rows 0 to 10, got row 11"),
+        (-1, "got row -1"),
+        (True, "expected a Node, a row, .*, got True"),
+        ([1.5], "expected a Node, .*, got 1.5"),
+        ([None], "expected a Node, .*, got None"),
+        ([], "expected at least one node, got none"),
+        (lambda node: node.layer == 9, "no node meets the predicate"),
+        (torch.ones(3, dtype=torch.bool), r"one entry per node, of shape \(11,\), got \(3,\)"),
+        ([0, 1], "expected one node, got 2"),
     ],
 )
-def test_what_names_no_node_is_refused(small_graph, meant, message):
+def test_what_selects_no_node_is_refused(small_graph, selector, message):
     with pytest.raises(InputError, match=message):
-        small_graph.upstream(meant)
+        small_graph.upstream(selector)
 
 
 def test_a_cycle_is_refused(small_graph):
@@ -244,7 +244,7 @@ def test_influence_is_the_targets_upstream(random_graph):
     graph = random_graph(2)
     weighted = sum(
         float(graph.target_weights[t])
-        * influence(normalise(graph.adjacency), torch.eye(len(graph.nodes))[t])
+        * influence(normalize(graph.adjacency), torch.eye(len(graph.nodes))[t])
         for t in graph.target_weights.nonzero().flatten().tolist()
     )
     torch.testing.assert_close(weighted, graph.nodes.influence)

@@ -1,4 +1,4 @@
-"""Reading a graph that was traced: whatever Atlas's features are, the sums must hold."""
+"""Paths, upstream nodes and comparisons of traced graphs, whatever Atlas's features are."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def test_upstream_is_the_inverse_on_a_traced_graph(graphs: list[Graph]) -> None:
     target = int(graph.target_weights.argmax())
     expected = before[target] * torch.linalg.inv(eye - signed)[target]
     rows = {node.id: row for row, node in enumerate(graph.nodes)}
-    found = graph.upstream(target)
-    effects = torch.tensor([u.effect for u in found], dtype=torch.float64)
+    upstream = graph.upstream(target)
+    effects = torch.tensor([u.effect for u in upstream], dtype=torch.float64)
     torch.testing.assert_close(
-        effects, expected[[rows[u.node.id] for u in found]], rtol=1e-6, atol=1e-9
+        effects, expected[[rows[u.node.id] for u in upstream]], rtol=1e-6, atol=1e-9
     )
 
 
@@ -69,12 +69,12 @@ def test_paths_groups_and_parts(graphs: list[Graph]) -> None:
 
 
 def test_two_prompts_that_differ_in_one_word(graphs: list[Graph]) -> None:
-    found = tla.compare(*graphs)
+    comparison = tla.compare(*graphs)
     place = _only(graphs[0], "token", " Dallas").position
-    assert found.positions == {p: p for p in range(len(graphs[0].about.tokens))}
-    assert [n.label for n in found.only_a() if n.kind == "token"] == [" Dallas"]
-    assert [n.label for n in found.only_b() if n.kind == "token"] == [" Oakland"]
+    assert comparison.positions == {p: p for p in range(len(graphs[0].metadata.tokens))}
+    assert [n.label for n in comparison.only_a() if n.kind == "token"] == [" Dallas"]
+    assert [n.label for n in comparison.only_b() if n.kind == "token"] == [" Oakland"]
     # What comes before the word cannot know it, so the same features are active there.
-    changed = [n for n in (*found.only_a(), *found.only_b()) if n.position < place]
+    changed = [n for n in (*comparison.only_a(), *comparison.only_b()) if n.position < place]
     assert not changed
-    assert found.count("feature").both > 0
+    assert comparison.count("feature").both > 0
