@@ -32,16 +32,18 @@ class Recipe(NamedTuple):
 
     n_features: int
     tokens: int
-    batch: int
-    buffer: int
+    batch_size: int
+    buffer_size: int
     k: int
     contexts: int
 
 
 RECIPES = {
-    "cpu": Recipe(n_features=256, tokens=65_536, batch=512, buffer=8192, k=16, contexts=4),
+    "cpu": Recipe(
+        n_features=256, tokens=65_536, batch_size=512, buffer_size=8192, k=16, contexts=4
+    ),
     "cuda": Recipe(
-        n_features=4096, tokens=16_000_000, batch=4096, buffer=131_072, k=16, contexts=64
+        n_features=4096, tokens=16_000_000, batch_size=4096, buffer_size=131_072, k=16, contexts=64
     ),
 }
 
@@ -64,15 +66,15 @@ def docstrings() -> Iterator[str]:
 
 def collected(characters: int) -> list[str]:
     """Docstrings of this length together, all different."""
-    found: dict[str, None] = {}
+    texts: dict[str, None] = {}
     size = 0
     for text in docstrings():
-        if text not in found:
-            found[text] = None
+        if text not in texts:
+            texts[text] = None
             size += len(text)
         if size >= characters:
             break
-    return list(found)
+    return list(texts)
 
 
 def main() -> None:
@@ -80,38 +82,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cpu", choices=sorted(RECIPES))
     parser.add_argument("--out", type=Path, default=Path("runs/smollm2"))
-    given = parser.parse_args()
-    recipe = RECIPES[given.device]
-    model: Any = boot("smollm2").to(given.device)
+    args = parser.parse_args()
+    recipe = RECIPES[args.device]
+    model: Any = boot("smollm2").to(args.device)
     texts = collected(5 * recipe.tokens)
     held_out, texts = texts[::50], [t for i, t in enumerate(texts) if i % 50]
     config = tla.TrainingConfig(
         **{name: value for name, value in recipe._asdict().items() if name != "contexts"},
-        context=64,
+        context_size=64,
         log_every=4,
-        dtype="bfloat16" if given.device == "cuda" else "float32",
+        dtype="bfloat16" if args.device == "cuda" else "float32",
     )
 
     def tell(done: int, of: int, what: str) -> None:
         print(f"{done:,}/{of:,}  {what}", flush=True)
 
     with Measured() as measured:
-        made = tla.train(
-            model, texts, config, out=given.out, resume=given.out.exists(), on_progress=tell
+        dictionary = tla.train(
+            model, texts, config, out=args.out, resume=args.out.exists(), on_progress=tell
         )
     with torch.no_grad():
-        found = tla.evaluate(model, made, held_out, contexts=recipe.contexts, context=64)
-    layers = found.layers
+        evaluation = tla.evaluate(model, dictionary, held_out, contexts=recipe.contexts, context=64)
+    layers = evaluation.layers
     show(
-        f"SmolLM2-135M on {given.device}",
+        f"SmolLM2-135M on {args.device}",
         {
-            "features a layer, tokens": [config.n_features, config.tokens],
+            "features per layer, tokens": [config.n_features, config.tokens],
             "minutes of training": measured.seconds / 60,
             "peak memory above the model, GB": measured.gigabytes,
-            "normalised squared error, mean over layers": sum(x.nmse for x in layers) / len(layers),
-            "active features a token and layer": sum(x.l0 for x in layers) / len(layers),
-            "same top token, all MLPs replaced": found.replaced.agreement,
-            "loss recovered, all MLPs replaced": found.replaced.loss_recovered,
+            "normalized squared error, mean over layers": sum(x.nmse for x in layers) / len(layers),
+            "active features per token and layer": sum(x.l0 for x in layers) / len(layers),
+            "same top token, all MLPs replaced": evaluation.replaced.agreement,
+            "loss recovered, all MLPs replaced": evaluation.replaced.loss_recovered,
         },
     )
 

@@ -1,4 +1,4 @@
-"""How training's cost grows: tokens a second and memory against features and layers.
+"""How training's cost grows: tokens per second and memory against features and layers.
 
     python benchmarks/training_cost.py
 
@@ -43,10 +43,10 @@ def measure(n_layers: int, n_features: int, buffer: int) -> dict[str, float]:
     config = tla.TrainingConfig(
         n_features=n_features,
         tokens=STEPS * BATCH,
-        batch=BATCH,
-        buffer=buffer,
+        batch_size=BATCH,
+        buffer_size=buffer,
         k=K,
-        context=33,
+        context_size=33,
         concat=False,
         log_every=1,
         checkpoint_every=10**6,
@@ -57,13 +57,15 @@ def measure(n_layers: int, n_features: int, buffer: int) -> dict[str, float]:
         def on_record(self, record: Any) -> None:
             paces.append(record.step / record.tokens_per_second * BATCH)
 
-    with Measured() as found:
-        made = tla.train(model, batches, config, callbacks=[Watch()])
+    with Measured() as measured:
+        dictionary = tla.train(model, batches, config, callbacks=[Watch()])
     times = [after - before for before, after in pairwise(paces)]
-    weights = sum(t.numel() for w in made.layers for t in (w.W_enc, w.b_enc, w.W_dec, w.b_dec))
+    weights = sum(
+        t.numel() for w in dictionary.layers for t in (w.W_enc, w.b_enc, w.W_dec, w.b_dec)
+    )
     needs = 16 * weights + 8 * buffer * n_layers * WIDTH
     seconds = median(times[-3:])  # when k is what it ends with
-    return {"pace": BATCH / seconds, "memory": found.gigabytes * 1e9, "needs": needs}
+    return {"pace": BATCH / seconds, "memory": measured.gigabytes * 1e9, "needs": needs}
 
 
 def expected(n_layers: int, n_features: int) -> float:
@@ -79,23 +81,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", type=int, nargs=2, metavar=("LAYERS", "FEATURES"))
     parser.add_argument("--buffer", type=int, default=262_144, help="tokens held and shuffled")
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(measure(*given.one, given.buffer)))
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(*args.one, args.buffer)))
         return
-    print(f"width {WIDTH}, batch {BATCH}, k {K}, buffer {given.buffer} tokens, one thread")
+    print(f"width {WIDTH}, batch {BATCH}, k {K}, buffer {args.buffer} tokens, one thread")
     print("layers features   tokens/s   expected   time    memory     needs  ratio")
     first = None
     for shape in FEATURES + LAYERS:
         command = [sys.executable, str(Path(__file__)), "--one", *map(str, shape)]
-        command += ["--buffer", str(given.buffer)]
+        command += ["--buffer", str(args.buffer)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        first = first or (expected(*shape), found["pace"])
+        row = json.loads(done.stdout.splitlines()[-1])
+        first = first or (expected(*shape), row["pace"])
         print(
-            f"{shape[0]:6} {shape[1]:8} {found['pace']:10,.0f} {expected(*shape) / first[0]:10.1f} "
-            f"{first[1] / found['pace']:6.1f} {found['memory'] / 2**20:6,.0f} MB "
-            f"{found['needs'] / 2**20:6,.0f} MB {found['memory'] / found['needs']:6.2f}",
+            f"{shape[0]:6} {shape[1]:8} {row['pace']:10,.0f} {expected(*shape) / first[0]:10.1f} "
+            f"{first[1] / row['pace']:6.1f} {row['memory'] / 2**20:6,.0f} MB "
+            f"{row['needs'] / 2**20:6,.0f} MB {row['memory'] / row['needs']:6.2f}",
             flush=True,
         )
 

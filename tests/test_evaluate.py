@@ -19,7 +19,7 @@ from tl_attribution.dictionaries.activations import JumpReLU
 from tl_attribution.evaluation.metrics import Moments, density
 from tl_attribution.evaluation.results import DENSITY_EDGES, Evaluation, finite, mean
 from tl_attribution.hosts.protocols import host_for
-from tl_attribution.training.datasets import Contexts
+from tl_attribution.training.contexts import Contexts
 
 HOST = HOSTS[0]
 CONTEXTS = [[1, 9, 20, 33, 9, 41, 7], [1, 30, 5, 6, 11], [8, 9, 10, 4, 40, 22]]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from safetensors.torch import save_file
 import tl_attribution as tla
 from tl_attribution.atlas import corpus
 from tl_attribution.hosts.protocols import MlpPairs, host_for
+from tl_attribution.training.activation_reader import ActivationReader, reader_for
 from tl_attribution.training.buffer import Buffer
 from tl_attribution.training.contexts import Contexts
-from tl_attribution.training.datasets import open_rows, reader_for
+from tl_attribution.training.datasets import open_contexts
 
 HELD_OUT = 16_384
 
@@ -38,9 +38,7 @@ def opened(name: str, tokens: int) -> tuple[Any, list[str], dict[str, Any]]:
     return boot(name), collected(5 * tokens), {"context": 64}
 
 
-def some_layers(
-    read: Callable[[Contexts], MlpPairs], layers: slice
-) -> Callable[[Contexts], MlpPairs]:
+def some_layers(read: ActivationReader, layers: slice) -> ActivationReader:
     """A reader that keeps these layers alone."""
 
     def read_some(rows: Contexts) -> MlpPairs:
@@ -56,18 +54,18 @@ def main() -> None:
     parser.add_argument("--model", choices=("atlas", "smollm2"), default="atlas")
     parser.add_argument("--layers", type=int, nargs=2, help="the first, and the one after the last")
     parser.add_argument("--tokens", type=int, default=200_000)
-    given = parser.parse_args()
-    total = (given.tokens + HELD_OUT) // 8 * 8
-    model, text, cut = opened(given.model, total)
+    args = parser.parse_args()
+    total = (args.tokens + HELD_OUT) // 8 * 8
+    model, text, cut = opened(args.model, total)
     host = host_for(model)
     config = tla.TrainingConfig()
     sites = host.read_site(config.feature_input_hook), host.write_site(config.feature_output_hook)
-    layers = slice(*(given.layers or (0, None)))
+    layers = slice(*(args.layers or (0, None)))
     buffer = Buffer(
         some_layers(reader_for(model, host, *sites), layers),
-        open_rows(text, host, **cut),
+        open_contexts(text, host, **cut),
         capacity=total,
-        batch=total,
+        batch_size=total,
         prefix=1,
         seed=0,
     )
@@ -78,8 +76,8 @@ def main() -> None:
         "val_inputs": inputs[-HELD_OUT:],
         "val_outputs": outputs[-HELD_OUT:],
     }
-    save_file({k: t.clone() for k, t in tensors.items()}, given.out)
-    print(f"{given.out}: {len(inputs):,} tokens, {inputs.shape[1]} layers of {inputs.shape[2]}")
+    save_file({k: t.clone() for k, t in tensors.items()}, args.out)
+    print(f"{args.out}: {len(inputs):,} tokens, {inputs.shape[1]} layers of {inputs.shape[2]}")
 
 
 if __name__ == "__main__":

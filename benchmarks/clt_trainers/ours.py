@@ -2,7 +2,7 @@
 
 Runs in the project's environment. BatchTopK with k on average over layers, annealed as by default;
 on noise k is constant, so that every step costs what a peer's does. AuxK off unless ``--aux-k`` is,
-activations normalised as a run does; Adam with warm-up and decay.
+activations normalized as in a run; Adam with warm-up and decay.
 """
 
 import torch
@@ -30,15 +30,15 @@ config = tla.TrainingConfig(
     k=per_layer(args),
     k_per_layer=bool(args.k_per_layer),
     k_start=args.k_start or constant,
-    batch=args.batch,
-    buffer=args.batch,
+    batch_size=args.batch,
+    buffer_size=args.batch,
     learning_rate=args.lr,
     aux_k=args.aux_k,
     seed=args.seed,
 )
-alone = ProcessGrid(torch.device("cpu"))
-trainee = TrainingTranscoder(config, args.layers, args.width, alone)
-optimiser = Optimizer(trainee, alone)
+grid = ProcessGrid(torch.device("cpu"))
+transcoder = TrainingTranscoder(config, args.layers, args.width, grid)
+optimizer = Optimizer(transcoder, grid)
 
 
 def by_layer(x: torch.Tensor, y: torch.Tensor) -> Batch:
@@ -50,23 +50,23 @@ def by_layer(x: torch.Tensor, y: torch.Tensor) -> Batch:
 for name in ("inputs", "outputs"):
     setattr(data, name, getattr(data, name).transpose(0, 1).contiguous().transpose(0, 1))
 batches = (by_layer(x, y) for x, y in data.batches())
-units = normalization.measure([by_layer(data.inputs[:16_384], data.outputs[:16_384])], alone)
+units = normalization.measure([by_layer(data.inputs[:16_384], data.outputs[:16_384])], grid)
 idle = torch.zeros(args.layers, args.features, dtype=torch.long)
 clock = Clock()
 loss, batch = 0.0, None
 for step in range(args.steps):
     clock.tick()
-    batch = units.normalise(next(batches), batch)  # as in a run
-    outcome = trainee(batch, step, idle >= config.dead_after)
-    optimiser.update(outcome.loss, step)
-    idle = torch.where(outcome.active > 0, 0, idle + args.batch)
-    loss = float(outcome.loss.detach())
+    batch = units.normalize(next(batches), batch)  # as in a run
+    result = transcoder(batch, step, idle >= config.dead_after)
+    optimizer.update(result.loss, step)
+    idle = torch.where(result.active > 0, 0, idle + args.batch)
+    loss = float(result.loss.detach())
 clock.tick()
 threshold = torch.zeros(args.layers)
 if args.activation == "batchtopk":
-    seen = [units.normalise(next(batches)).inputs for _ in range(8)]
-    threshold = torch.stack([trainee.thresholds(x) for x in seen]).mean(0)
-dictionary = trainee.to_dictionary(units, threshold, "activations")
+    inputs = [units.normalize(next(batches)).inputs for _ in range(8)]
+    threshold = torch.stack([transcoder.thresholds(x) for x in inputs]).mean(0)
+dictionary = transcoder.to_dictionary(units, threshold, "activations")
 
 
 def predict(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

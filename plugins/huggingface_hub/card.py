@@ -31,13 +31,13 @@ METRICS = {
 TRAINED = {
     "tokens": "tokens",
     "activation": "activation",
-    "k": "active features a token and layer aimed at",
-    "batch": "batch, in tokens",
-    "context": "context, in tokens",
+    "k": "target number of active features per token and layer",
+    "batch_size": "batch size, in tokens",
+    "context_size": "context size, in tokens",
     "learning_rate": "learning rate",
     "seed": "seed",
 }
-"""What the table tells, of the names in ``TrainingConfig``."""
+"""The fields of ``TrainingConfig`` in the table."""
 
 PAPER = "https://transformer-circuits.pub/2025/attribution-graphs/methods.html"
 BODY = """\

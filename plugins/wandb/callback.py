@@ -1,4 +1,4 @@
-"""One training run as one wandb run, under the id it keeps when it is resumed."""
+"""A callback that logs a training run as one wandb run, also when it is resumed."""
 
 from __future__ import annotations
 
@@ -9,69 +9,70 @@ import torch
 import wandb
 
 from tl_attribution.evaluation.results import Evaluation
-from tl_attribution.plugins.wandb import tables
 from tl_attribution.plugins.wandb.runs import address, going_on, open_run
+from tl_attribution.plugins.wandb.tables import density_row, evaluation_row
 from tl_attribution.training.callbacks import Callback, RunInfo, StepRecord
 
 INTERRUPTED, RESUMED = "interrupted", "resumed"
-"""Tags. The second takes the first one's place: wandb sends no list of tags that is empty."""
+"""Tags. One replaces the other, since wandb does not send an empty list of tags."""
 
 STOPPED = "stopped_by"
-"""In the summary: the kind of error that ended the run early."""
+"""Key in the summary: the type of the error that ended the run early."""
 
 
 class WandbCallback(Callback):
-    """Logs to ``project`` or ``entity/project``, online, offline or not at all as WANDB_MODE says.
+    """Logs to ``project`` or ``entity/project``; WANDB_MODE chooses online, offline or disabled.
 
-    Offline, only the last checkpoint of a session is kept as an artifact, since every artifact is a
+    Offline, only the last checkpoint of a session becomes an artifact, since every artifact is a
     copy on this machine until it is synced.
     """
 
-    def __init__(self, where: str = "") -> None:
-        self.entity, self.project = address(where)
+    def __init__(self, project: str = "") -> None:
+        self.entity, self.project = address(project)
         self._run: wandb.Run | None = None
-        self._about: RunInfo | None = None
+        self._info: RunInfo | None = None
         self._unsent: tuple[int, Path] | None = None
         self._last = 0
 
-    def on_start(self, about: RunInfo) -> None:
-        """Open the run, or go on with it. Raises InputError if wandb cannot."""
-        run = open_run(
+    def on_start(self, run: RunInfo) -> None:
+        """Open the wandb run, or resume it. Raises InputError if wandb cannot."""
+        wandb_run = open_run(
             self.entity,
             self.project,
-            about.out,
-            id=about.run_id,
+            run.out,
+            id=run.run_id,
             resume="allow",
-            config=_facts(about),
+            config=_config(run),
         )
-        self._about, self._last = about, about.resumed_at
-        if run.disabled:
+        self._info, self._last = run, run.resumed_at
+        if wandb_run.disabled:
             return
-        run.define_metric("tokens")
-        run.define_metric("*", step_metric="tokens")
-        if about.resumed_at:
-            self._retag(run, INTERRUPTED, RESUMED)
-            if STOPPED in run.summary.keys():  # noqa: SIM118  # it is no mapping
-                del run.summary[STOPPED]
-        self._run = run
+        wandb_run.define_metric("tokens")
+        wandb_run.define_metric("*", step_metric="tokens")
+        if run.resumed_at:
+            self._retag(wandb_run, INTERRUPTED, RESUMED)
+            if STOPPED in wandb_run.summary.keys():  # noqa: SIM118  # it is not a mapping
+                del wandb_run.summary[STOPPED]
+        self._run = wandb_run
 
     def on_record(self, record: StepRecord) -> None:
-        """Log every number of the record."""
+        """Log all numbers of the record."""
         self._log(record.step, record.flat())
 
     def on_density(self, step: int, density: torch.Tensor) -> None:
-        """Log a histogram a layer of log10 of the density; features that were never active are no
-        part of it, their share is ``silent``."""
+        """Log a histogram per layer of log10 of the density, without the features that were never
+        active; their share is ``silent``."""
         if self._run is not None:
-            self._log(step, tables.density(density))
+            self._log(step, density_row(density))
 
     def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
-        """Log the summary's numbers, and tables of everything else."""
+        """Log the numbers of the summary, and tables of everything else."""
         if self._run is not None:
-            self._log(step, tables.evaluation(evaluation))
+            self._log(step, evaluation_row(evaluation))
 
     def on_checkpoint(self, step: int, folder: Path) -> None:
-        """Upload the checkpoint as the newest version of its artifact; offline, keep it in mind."""
+        """Upload the checkpoint as the newest version of its artifact; offline, wait for the end of
+        the session."""
         self._unsent = (step, folder)
         if self._run is not None and not self._run.offline:
             self._send_checkpoint(self._run)
@@ -100,22 +101,22 @@ class WandbCallback(Callback):
             self._finish(0 if interrupted else 1)
 
     def _log(self, step: int, row: Mapping[str, object]) -> None:
-        run, about = self._run, self._about
-        if run is None or about is None:
+        run, info = self._run, self._info
+        if run is None or info is None:
             return
         self._last = max(self._last, step)
-        # A resumed run repeats the steps since its checkpoint, which the server has already.
+        # A resumed run repeats the steps since its checkpoint, which the server already has.
         if step >= run.starting_step:
-            with going_on(f"what it was told at step {step}"):
-                run.log({"tokens": step * about.config.batch, **row}, step=step)
+            with going_on(f"the log of step {step}"):
+                run.log({"tokens": step * info.config.batch_size, **row}, step=step)
 
     def _send_checkpoint(self, run: wandb.Run) -> None:
         if self._unsent is not None and self._send(run, "checkpoint", *self._unsent):
             self._unsent = None
 
     def _send(self, run: wandb.Run, kind: str, step: int, folder: Path) -> bool:
-        """Log a folder as an artifact, and say whether wandb took it. The files are copied first:
-        checkpoints make room for newer ones while they may still be on their way."""
+        """Log a folder as an artifact; returns whether wandb accepted it. The files are copied
+        first: a checkpoint may be removed while it is still being uploaded."""
         with going_on(f"the {kind} in {folder}"):
             artifact = wandb.Artifact(f"{run.id}-{kind}", kind, metadata={"step": step})
             for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -135,6 +136,6 @@ class WandbCallback(Callback):
             run.finish(exit_code=exit_code)
 
 
-def _facts(about: RunInfo) -> dict[str, object]:
-    model = {"model": about.model, "n_layers": about.n_layers, "d_model": about.d_model}
-    return about.config.to_dict() | model
+def _config(run: RunInfo) -> dict[str, object]:
+    model = {"model": run.model, "n_layers": run.n_layers, "d_model": run.d_model}
+    return run.config.to_dict() | model

@@ -14,7 +14,7 @@ from tests.cli.running import Ran, is_one_line_about
 pytestmark = pytest.mark.hosts
 
 SMALL = ("--features", "32", "--tokens", "1024", "--k", "4")
-SET = ("--set", "batch=256", "--set", "buffer=512", "--set", "k_start=null")
+SET = ("--set", "batch_size=256", "--set", "buffer_size=512", "--set", "k_start=null")
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_atlas_comes_with_its_own_text_and_the_result_loads(
     [
         (("--set", "feature=3"), "did you mean"),
         (("--set", "k"), "NAME=VALUE"),
-        (("--set", "k_start=few"), "k_start is of type int or None"),
-        (("--set", "concat=perhaps"), "concat is of type bool"),
+        (("--set", "k_start=few"), "k_start must be of type int or None, got 'few'"),
+        (("--set", "concat=perhaps"), "concat must be of type bool"),
         (("--k", "5000"), "must lie between 1 and n_features"),
         (("--activation", "gelu"), "batchtopk, topk, jumprelu, relu"),
         (("--set", "feature_input_hook=hook_mlp_inn"), "did you mean"),

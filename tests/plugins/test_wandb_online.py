@@ -17,11 +17,11 @@ from tests.plugins.wandb_state import KEY, Run, State
 from tests.training.test_wandb import (
     CONFIG,
     MARKUP,
-    about,
     folder,
     interrupted_at_30,
     record,
     resumed_at_20,
+    run_info,
 )
 from tests.training.wandb_files import read
 from tl_attribution.errors import InputError
@@ -152,7 +152,7 @@ def test_a_server_that_refuses_is_an_error_before_the_first_step(
     if status is None:
         server.go_away()
     with pytest.raises(InputError, match=r"wandb cannot open run 'run2' in 'features'") as raised:
-        watcher.on_start(about(tmp_path, "run2"))
+        watcher.on_start(run_info(tmp_path, "run2"))
     assert "wandb login" in str(raised.value)
     assert "WANDB_MODE=offline" in str(raised.value)
     printed = capfd.readouterr()
@@ -163,14 +163,14 @@ def test_a_server_that_refuses_is_an_error_before_the_first_step(
 def test_another_entity_is_refused(watcher: Callback, tmp_path: Path) -> None:
     stranger = callbacks.callback("wandb:strangers/features")
     with pytest.raises(InputError, match="permission denied"):
-        stranger.on_start(about(tmp_path, "run2"))
+        stranger.on_start(run_info(tmp_path, "run2"))
 
 
 def test_a_server_that_is_away_for_a_while_misses_nothing(
     server: State, watcher: Callback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "300")
-    watcher.on_start(about(tmp_path, "run3"))
+    watcher.on_start(run_info(tmp_path, "run3"))
     watcher.on_record(record(10))
     server.refusals = 3
     for step in (20, 30):
@@ -189,7 +189,7 @@ def test_a_server_that_goes_away_costs_warnings_and_not_the_training(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    watcher.on_start(about(tmp_path, "run4"))
+    watcher.on_start(run_info(tmp_path, "run4"))
     watcher.on_record(record(10))
     server.status = status
     if status is None:

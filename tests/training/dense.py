@@ -26,10 +26,12 @@ def batch_topk(t: TrainingTranscoder, pres: list[Tensor], step: int) -> list[Ten
     norms = [torch.cat(tables, 1).detach().norm(dim=1) for tables in t.decoders]
     ranks = torch.stack([pre.detach() * n for pre, n in zip(pres, norms, strict=True)])
     groups = ranks.flatten(1) if t.config.k_per_layer else ranks.flatten()[None]
-    wanted = k * tokens * t.n_layers // len(groups)
-    least = groups.topk(wanted, dim=1).values[:, -1]
-    least = least.expand(t.n_layers) if len(least) == 1 else least
-    return [pre.relu() * (rank >= low) for pre, rank, low in zip(pres, ranks, least, strict=True)]
+    count = k * tokens * t.n_layers // len(groups)
+    threshold = groups.topk(count, dim=1).values[:, -1]
+    threshold = threshold.expand(t.n_layers) if len(threshold) == 1 else threshold
+    return [
+        pre.relu() * (rank >= low) for pre, rank, low in zip(pres, ranks, threshold, strict=True)
+    ]
 
 
 def forward(t: TrainingTranscoder, batch: Batch, step: int) -> tuple[Tensor, Tensor]:

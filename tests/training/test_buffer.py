@@ -62,17 +62,17 @@ sizes = st.fixed_dictionaries(
 )
 
 
-def make(size: dict, reader: Reader | None = None, own: range | None = None) -> Buffer:
+def make(size: dict, reader: Reader | None = None, lane_range: range | None = None) -> Buffer:
     batch = size["lanes"] * size["chunk"]
     return Buffer(
         reader or Reader(),
         Numbered(size["context"], size["lengths"]),
         capacity=batch * size["batches"] + batch - 1,
-        batch=batch,
+        batch_size=batch,
         prefix=size["prefix"],
         seed=size["seed"],
         lanes=size["lanes"],
-        lane_range=own,
+        lane_range=lane_range,
         rows_at_once=size["at_once"],
     )
 
@@ -119,7 +119,9 @@ def test_processes_together_serve_what_one_would(size: dict, data: st.DataObject
     share = data.draw(st.sampled_from([n for n in (1, 2, 3) if size["lanes"] % n == 0]))
     parts = [range(i, i + share) for i in range(0, size["lanes"], share)]
     readers = [Reader() for _ in parts]
-    buffers = [make(size, reader, own) for reader, own in zip(readers, parts, strict=True)]
+    buffers = [
+        make(size, reader, lane_range) for reader, lane_range in zip(readers, parts, strict=True)
+    ]
     whole = make(size)
     for _ in range(2 * size["batches"] + 1):
         served = [buffer.next() for buffer in buffers]
@@ -127,8 +129,8 @@ def test_processes_together_serve_what_one_would(size: dict, data: st.DataObject
         for side in (0, 1):
             assert torch.equal(torch.cat([batch[side] for batch in served], 1), expected[side])
         assert {str(buffer.state) for buffer in buffers} == {str(whole.state)}
-    for reader, own in zip(readers, parts, strict=True):
-        assert all(row % size["lanes"] in own for row in reader.rows)
+    for reader, lane_range in zip(readers, parts, strict=True):
+        assert all(row % size["lanes"] in lane_range for row in reader.rows)
 
 
 @given(sizes, st.integers(0, 12), st.booleans())
@@ -153,9 +155,9 @@ def test_memory_is_bounded_by_the_capacity(size: dict) -> None:
     for _ in range(2 * size["batches"]):
         buffer.next()
     assert buffer._stored is not None
-    held = sum(t.numel() for t in buffer._stored)
+    stored = sum(t.numel() for t in buffer._stored)
     batch = size["lanes"] * size["chunk"]
-    assert held <= batch * (size["batches"] + 1) * 2 * LAYERS * D_MODEL
+    assert stored <= batch * (size["batches"] + 1) * 2 * LAYERS * D_MODEL
     assert reader.most <= size["at_once"] * size["context"]
     assert max(reader.rows.values()) == 1
 
@@ -174,9 +176,9 @@ def test_going_back_within_a_round_reads_nothing_again() -> None:
     reader = Reader()
     size = {"lanes": 2, "chunk": 2, "batches": 4, "prefix": 1, "seed": 0, "context": 5}
     buffer = make({**size, "lengths": [5], "at_once": 8}, reader)
-    held = buffer.state
+    state = buffer.state
     first = [copied(buffer.next()) for _ in range(4)]
-    buffer.load_state(held)
+    buffer.load_state(state)
     assert all(same(batch, buffer.next()) for batch in first)
     assert max(reader.rows.values()) == 1
 
@@ -203,23 +205,25 @@ def test_an_interrupted_fill_is_done_again() -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"batch": 10}, "10 tokens cannot be divided into 4 equal lanes"),
-        ({"capacity": 4}, "holds less than one batch of 8"),
-        ({"lane_range": range(2, 6)}, "the 4 lanes"),
-        ({"lane_range": range(0)}, "one or more of the 4 lanes"),
+        ({"batch_size": 10}, "10 tokens cannot be divided into 4 equal lanes"),
+        ({"capacity": 4}, "less than one batch of 8"),
+        ({"lane_range": range(2, 6)}, "consecutive lanes of 4, got"),
+        ({"lane_range": range(0)}, "consecutive lanes of 4, got"),
         ({"rows_at_once": 0}, "at least 1"),
-        ({"prefix": 5}, "a prefix of 5 leaves nothing of rows of 5"),
+        ({"prefix": 5}, "a prefix of 5 leaves no tokens of rows of 5"),
         ({"prefix": 3}, "rows do not give each of 4 lanes one token after the prefix of 3"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changed: dict, words: str) -> None:
-    sizes = {"capacity": 16, "batch": 8, "prefix": 0, "seed": 0, "lanes": 4, **changed}
+    sizes = {"capacity": 16, "batch_size": 8, "prefix": 0, "seed": 0, "lanes": 4, **changed}
     with pytest.raises(InputError, match=words):
         Buffer(Reader(), Numbered(5, [2, 3, 1]), **sizes).next()
 
 
 @pytest.mark.parametrize("state", [{"row": 3, "served": 0}, {"row": 4, "served": 2}])
 def test_a_state_of_other_sizes_is_refused(state: dict[str, int]) -> None:
-    buffer = Buffer(Reader(), Numbered(5, [5]), capacity=16, batch=8, prefix=0, seed=0, lanes=4)
-    with pytest.raises(InputError, match="is no state of a buffer"):
+    buffer = Buffer(
+        Reader(), Numbered(5, [5]), capacity=16, batch_size=8, prefix=0, seed=0, lanes=4
+    )
+    with pytest.raises(InputError, match="is not a state of a buffer"):
         buffer.load_state(state)

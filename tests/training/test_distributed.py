@@ -10,15 +10,13 @@ from typing import Any
 import pytest
 
 import tl_attribution as tla
-from tests.models import tiny
-from tests.training import runs
+from tests.training import tiny_runs
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow]
 
 SCRIPT = """
 import json, os, sys
-from tests.training import runs
-from tests.models import tiny
+from tests.training import tiny_runs
 import tl_attribution as tla
 
 class Die(tla.Callback):
@@ -28,7 +26,7 @@ class Die(tla.Callback):
 
 out, changes, options = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 callbacks = [Die()] if options.pop("die", False) else []
-tla.train(tiny(runs.FAMILY, runs.HOST), runs.texts(), runs.config(**changes), out=out,
+tla.train(tiny_runs.model(), tiny_runs.texts(), tiny_runs.config(**changes), out=out,
           callbacks=callbacks, **options)
 """
 
@@ -50,11 +48,16 @@ def launch(out: Path, processes: int, changes: dict[str, Any], **options: Any) -
 
 
 def alone(out: Path, **changes: Any) -> tla.Dictionary:
-    return tla.train(tiny(runs.FAMILY, runs.HOST), runs.texts(), runs.config(**changes), out=out)
+    return tla.train(
+        tiny_runs.model(),
+        tiny_runs.texts(),
+        tiny_runs.config(**changes),
+        out=out,
+    )
 
 
 def same(one: Path, other: Path) -> None:
-    a, b = runs.losses(one), runs.losses(other)
+    a, b = tiny_runs.losses(one), tiny_runs.losses(other)
     assert a.keys() == b.keys()
     for step, loss in a.items():
         assert b[step] == pytest.approx(loss, rel=1e-5), step
@@ -63,8 +66,9 @@ def same(one: Path, other: Path) -> None:
     assert isinstance(second, tla.CrossLayerTranscoder)
     for x, y in zip(first.layers, second.layers, strict=True):
         for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
-            mine, theirs = getattr(x, name), getattr(y, name)
-            assert (mine - theirs).abs().max() <= 1e-5 * mine.abs().max(), name
+            first_weights, second_weights = getattr(x, name), getattr(y, name)
+            difference = (first_weights - second_weights).abs().max()
+            assert difference <= 1e-5 * first_weights.abs().max(), name
 
 
 @pytest.mark.parametrize(
@@ -73,7 +77,7 @@ def same(one: Path, other: Path) -> None:
         {},
         {"feature_shards": 2},
         {"activation": "topk", "feature_shards": 2, "skip": True},
-        {"activation": "jumprelu", "feature_shards": 2, "preactivation": 1e-3},
+        {"activation": "jumprelu", "feature_shards": 2, "preactivation_coefficient": 1e-3},
     ],
     ids=["data parallel", "features divided", "topk divided", "jumprelu divided"],
 )
@@ -95,9 +99,9 @@ def test_a_rank_that_dies_ends_the_job_with_the_cause_and_one_process_goes_on(
     assert "3" in done.stderr
     assert not (tmp_path / "cut" / "dictionary").exists()
     tla.train(
-        tiny(runs.FAMILY, runs.HOST),
-        runs.texts(),
-        runs.config(),
+        tiny_runs.model(),
+        tiny_runs.texts(),
+        tiny_runs.config(),
         out=tmp_path / "cut",
         resume=True,
     )
@@ -107,4 +111,8 @@ def test_a_rank_that_dies_ends_the_job_with_the_cause_and_one_process_goes_on(
 
 def test_features_that_cannot_be_divided_over_the_processes_are_refused() -> None:
     with pytest.raises(tla.InputError, match="torchrun --nproc-per-node 2"):
-        tla.train(tiny(runs.FAMILY, runs.HOST), runs.texts(), runs.config(feature_shards=2))
+        tla.train(
+            tiny_runs.model(),
+            tiny_runs.texts(),
+            tiny_runs.config(feature_shards=2),
+        )

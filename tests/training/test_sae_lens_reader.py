@@ -24,7 +24,7 @@ def rows() -> Contexts:
     return padded([row[:n] for row, n in zip(ids.tolist(), (8, 5, 8), strict=True)], 8)
 
 
-def made(family: str, host_name: str, read: str, write: str) -> tuple[Any, MlpPairs]:
+def reader_and_expected(family: str, host_name: str, read: str, write: str) -> tuple[Any, MlpPairs]:
     from tl_attribution.plugins.sae_lens.store import reader
 
     model = tiny(family, host_name)
@@ -37,12 +37,12 @@ def made(family: str, host_name: str, read: str, write: str) -> tuple[Any, MlpPa
 @pytest.mark.parametrize("host_name", HOSTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_store_gives_what_the_host_gives(family: str, host_name: str, read: str) -> None:
-    reader, expected = made(family, host_name, read, "hook_mlp_out")
-    found = reader(rows())
+    reader, expected = reader_and_expected(family, host_name, read, "hook_mlp_out")
+    activations = reader(rows())
     for side in (0, 1):
-        assert found[side].shape == expected[side].shape
+        assert activations[side].shape == expected[side].shape
         size = float(expected[side].abs().max())
-        assert float((found[side] - expected[side]).abs().max()) <= 1e-5 * size
+        assert float((activations[side] - expected[side]).abs().max()) <= 1e-5 * size
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_store_gives_what_the_host_gives(family: str, host_name: str, read: 
 def test_sites_that_no_hook_holds_are_declined(
     family: str, host_name: str, read: str, write: str
 ) -> None:
-    assert made(family, host_name, read, write)[0] is None
+    assert reader_and_expected(family, host_name, read, write)[0] is None
 
 
 def test_a_bridge_that_cannot_leave_out_logits_is_declined(
@@ -84,19 +84,20 @@ def test_the_last_reader_that_accepts_is_used_and_else_the_host() -> None:
     sites = host.read_site("hook_mlp_in"), host.write_site("hook_mlp_out")
     one = activation_reader.reader_for(model, host, *sites)(rows())
     assert torch.equal(one.inputs, host.read_mlps(rows().ids, *sites).inputs)
-    offered = MlpPairs(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
-    activation_reader.register_reader(accepts := lambda *_: lambda _rows: offered)
+    registered = MlpPairs(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
+    activation_reader.register_reader(accepts := lambda *_: lambda _rows: registered)
     activation_reader.register_reader(lambda *_: None)
     activation_reader.register_reader(accepts)
-    assert activation_reader.reader_for(model, host, *sites)(rows()) is offered
+    assert activation_reader.reader_for(model, host, *sites)(rows()) is registered
     assert len(activation_reader._FACTORIES) == 2
 
 
-def test_importing_sae_lens_offers_its_store() -> None:
+def test_importing_sae_lens_registers_its_store() -> None:
     code = """
 import tl_attribution, sae_lens
-from tl_attribution.training.activation_reader import _FACTORIES
-assert [f.__module__ for f in _FACTORIES] == ["tl_attribution.plugins.sae_lens.store"]
+from tl_attribution.training import activation_reader
+(factory,) = activation_reader._FACTORIES
+assert factory.__module__ == "tl_attribution.plugins.sae_lens.store"
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

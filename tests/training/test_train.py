@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import tl_attribution as tla
 from tests.models import FAMILIES, RAW_HOSTS, tiny
-from tests.training import runs
-from tl_attribution.hosts.protocols import host_for
+from tests.training import tiny_runs
 from tl_attribution.training import checkpoint
 from tl_attribution.training.callbacks import Callback, RunInfo, StepRecord
 
@@ -29,9 +28,8 @@ def train(out: Path | None = None, **changes: Any) -> tla.CrossLayerTranscoder:
     options = {
         k: changes.pop(k) for k in ("resume", "overwrite", "callbacks", "evaluate") if k in changes
     }
-    dataset = changes.pop("dataset", None) or runs.texts()
-    model = tiny(runs.FAMILY, runs.HOST)
-    return tla.train(model, dataset, runs.config(**changes), out=out, **options)
+    dataset = changes.pop("dataset", None) or tiny_runs.texts()
+    return tla.train(tiny_runs.model(), dataset, tiny_runs.config(**changes), out=out, **options)
 
 
 def same(one: tla.CrossLayerTranscoder, other: tla.CrossLayerTranscoder, **close: float) -> None:
@@ -44,24 +42,24 @@ def same(one: tla.CrossLayerTranscoder, other: tla.CrossLayerTranscoder, **close
 @pytest.mark.parametrize("host", RAW_HOSTS)
 def test_a_dictionary_of_any_model_traces_at_once(family: str, host: str, tmp_path: Path) -> None:
     model = tiny(family, host)
-    tla.train(model, runs.texts(), runs.config(), out=tmp_path / "run")
+    tla.train(model, tiny_runs.texts(), tiny_runs.config(), out=tmp_path / "run")
     saved = tla.load_dictionary(tmp_path / "run")
     graph = tla.attribute(model, "w1 w2 w3 w4", saved)
     assert graph.nodes.is_kind("feature").any()
     assert graph.residual() < 1e-4
-    assert runs.losses(tmp_path / "run")[20] < runs.losses(tmp_path / "run")[1]
+    assert tiny_runs.losses(tmp_path / "run")[20] < tiny_runs.losses(tmp_path / "run")[1]
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"activation": "topk"},
-        {"activation": "jumprelu", "sparsity": 1e-2},
-        {"activation": "relu", "sparsity": 1e-2},
+        {"activation": "jumprelu", "sparsity_coefficient": 1e-2},
+        {"activation": "relu", "sparsity_coefficient": 1e-2},
         {"kind": "transcoders", "skip": True},
         {"window": 2, "k_start": 12},
-        {"normalise": False},
-        {"preactivation": 1e-3},
+        {"normalize": False},
+        {"preactivation_coefficient": 1e-3},
         {"feature_input_hook": "hook_resid_mid"},
     ],
     ids=str,
@@ -69,22 +67,24 @@ def test_a_dictionary_of_any_model_traces_at_once(family: str, host: str, tmp_pa
 def test_every_recipe_learns_and_what_is_saved_is_what_was_trained(
     changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    made = train(tmp_path / "run", **changes)
-    losses = runs.losses(tmp_path / "run")
+    dictionary = train(tmp_path / "run", **changes)
+    losses = tiny_runs.losses(tmp_path / "run")
     assert losses[20] < 0.9 * losses[1]
-    x = torch.randn(made.n_layers, 9, made.d_model)
+    x = torch.randn(dictionary.n_layers, 9, dictionary.d_model)
     saved = tla.load_dictionary(tmp_path / "run" / "dictionary")
-    torch.testing.assert_close(saved.encode(x), made.encode(x))
-    torch.testing.assert_close(saved.decode(saved.encode(x), x), made.decode(made.encode(x), x))
+    torch.testing.assert_close(saved.encode(x), dictionary.encode(x))
+    torch.testing.assert_close(
+        saved.decode(saved.encode(x), x), dictionary.decode(dictionary.encode(x), x)
+    )
 
 
 def test_batchtopk_is_saved_with_thresholds_that_keep_k_features_a_token() -> None:
-    made = train(tokens=64 * 60)
-    host = host_for(tiny(runs.FAMILY, runs.HOST))
+    dictionary = train(tokens=64 * 60)
+    model = tiny_runs.model()
     counts = []
-    for text in runs.texts(40):
-        active = tla.features(host.model, text, made)
-        counts.append(len(active) / (len(text.split()) * made.n_layers))
+    for text in tiny_runs.texts(40):
+        active = tla.features(model, text, dictionary)
+        counts.append(len(active) / (len(text.split()) * dictionary.n_layers))
     assert sum(counts) / len(counts) == pytest.approx(4, rel=0.25)
 
 
@@ -114,15 +114,14 @@ def test_after_ctrl_c_a_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
         train(tmp_path / "cut", callbacks=[Stop(9)])
     assert not (tmp_path / "cut" / "dictionary").exists()
     resumed = train(tmp_path / "cut", resume=True)
-    assert runs.losses(tmp_path / "cut") == runs.losses(tmp_path / "whole")
+    assert tiny_runs.losses(tmp_path / "cut") == tiny_runs.losses(tmp_path / "whole")
     same(whole, resumed, rtol=0, atol=0)
 
 
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from tests.training import runs
-from tests.models import tiny
+from tests.training import tiny_runs
 import tl_attribution as tla
 
 class Slow(tla.Callback):
@@ -130,7 +129,7 @@ class Slow(tla.Callback):
         print(record.step, flush=True)
         time.sleep(0.2)
 
-tla.train(tiny(runs.FAMILY, runs.HOST), runs.texts(), runs.config(), out=sys.argv[1],
+tla.train(tiny_runs.model(), tiny_runs.texts(), tiny_runs.config(), out=sys.argv[1],
           callbacks=[Slow()])
 """
 
@@ -148,7 +147,7 @@ def test_after_kill_9_a_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
                 break
     assert checkpoint.steps(out) == [6]
     resumed = train(out, resume=True)
-    assert runs.losses(out) == runs.losses(tmp_path / "whole")
+    assert tiny_runs.losses(out) == tiny_runs.losses(tmp_path / "whole")
     same(whole, resumed, rtol=0, atol=0)
 
 
@@ -165,12 +164,12 @@ def test_resuming_a_run_that_was_never_begun_begins_it(tmp_path: Path) -> None:
 
 def test_a_folder_with_another_run_is_left_alone(tmp_path: Path) -> None:
     train(tmp_path / "run")
-    before = runs.losses(tmp_path / "run")
+    before = tiny_runs.losses(tmp_path / "run")
     with pytest.raises(tla.InputError, match="--resume goes on with it, --overwrite ends it"):
         train(tmp_path / "run")
-    assert runs.losses(tmp_path / "run") == before
+    assert tiny_runs.losses(tmp_path / "run") == before
     train(tmp_path / "run", overwrite=True, tokens=640)
-    assert max(runs.losses(tmp_path / "run")) == 10
+    assert max(tiny_runs.losses(tmp_path / "run")) == 10
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -179,52 +178,6 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(tla.InputError, match="holds no run"):
             train(tmp_path, **options)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-@pytest.mark.parametrize(
-    "said", ['{"name": "a race"}', "[]", '{"format": "tl-attribution dictionary"}']
-)
-def test_a_folder_with_another_programs_run_json_is_left_alone(said: str, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("mine")
-    (tmp_path / "run.json").write_text(said)
-    for options in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises((tla.InputError, tla.FormatError), match=r"run\.json"):
-            train(tmp_path, **options)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.json", "thesis.tex"]
-
-
-def test_overwriting_a_run_removes_only_what_it_wrote(tmp_path: Path) -> None:
-    train(tmp_path / "run")
-    kept = ("thesis.tex", "dictionary/README.md", "checkpoints/notes", "checkpoints/step-18/notes")
-    for name in kept:
-        (tmp_path / "run" / name).write_text("mine")
-    (tmp_path / "run" / "evaluation.json").write_text('{"tl_attribution_evaluation": 1}')
-    train(tmp_path / "run", overwrite=True, tokens=640)
-    assert [(tmp_path / "run" / name).read_text() for name in kept] == ["mine"] * len(kept)
-    assert not (tmp_path / "run" / "evaluation.json").exists()
-    assert checkpoint.steps(tmp_path / "run") == [6, 10]
-    assert max(runs.losses(tmp_path / "run")) == 10
-
-
-def test_resuming_a_finished_run_keeps_its_dictionarys_card(tmp_path: Path) -> None:
-    train(tmp_path / "run")
-    for name in ("README.md", "evaluation.json"):
-        (tmp_path / "run" / "dictionary" / name).write_text("written since")
-    train(tmp_path / "run", resume=True)
-    for name in ("README.md", "evaluation.json"):
-        assert (tmp_path / "run" / "dictionary" / name).read_text() == "written since"
-
-
-def test_what_a_killed_checkpoint_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    left = tmp_path / "run" / "checkpoints" / "step-3"
-    train(tmp_path / "run", resume=True, tokens=64)
-    left.mkdir()
-    (left / "tensors.safetensors").write_bytes(b"whole")
-    (left / ".state.json.abc").write_bytes(b"half")
-    train(tmp_path / "run", resume=True, tokens=64)
-    assert checkpoint.steps(tmp_path / "run") == [1]
-    train(tmp_path / "run", overwrite=True)
-    assert not left.exists()
 
 
 def test_resuming_with_another_configuration_shows_the_difference(tmp_path: Path) -> None:
@@ -242,14 +195,14 @@ class Poison(Callback):
     def attach(self, monkeypatch: pytest.MonkeyPatch) -> Poison:
         from tl_attribution.training.trainer import Trainer
 
-        take_step = Trainer._step
+        take_step = Trainer._take_step
 
-        def poisoned(run: Trainer, *arguments: Any) -> Any:
-            if run.step == self.step:
-                run.trainee.b_dec.data.fill_(self.value)
-            return take_step(run, *arguments)
+        def poisoned(trainer: Trainer, *arguments: Any) -> Any:
+            if trainer.step == self.step:
+                trainer.transcoder.b_dec.data.fill_(self.value)
+            return take_step(trainer, *arguments)
 
-        monkeypatch.setattr(Trainer, "_step", poisoned)
+        monkeypatch.setattr(Trainer, "_take_step", poisoned)
         return self
 
 
@@ -280,7 +233,9 @@ def test_a_full_disk_is_an_error_and_leaves_whole_checkpoints_only(
     real = checkpoint.save_file
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
-        with pytest.raises(tla.TrainingError, match=r"No space left.*step 6 is kept; make room"):
+        with pytest.raises(
+            tla.TrainingError, match=r"No space left.*step 6 is kept; free some space"
+        ):
             train(tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-6"]
     same(train(tmp_path / "run", resume=True), train(), rtol=0, atol=0)
@@ -299,7 +254,7 @@ def test_a_checkpoint_of_another_version_is_said_to_be_one(tmp_path: Path) -> No
     tensors = load_file(file)
     tensors["decoder"] = tensors.pop("W_dec.0.1")
     save_file(tensors, file)
-    with pytest.raises(tla.FormatError, match=r"holds no W_dec\.0\.1: another version"):
+    with pytest.raises(tla.FormatError, match=r"has no tensor W_dec\.0\.1: another version"):
         train(tmp_path / "run", resume=True)
 
 
@@ -326,10 +281,10 @@ def test_a_failed_start_leaves_no_folder(tmp_path: Path) -> None:
 class Watcher(Callback):
     def __init__(self) -> None:
         self.seen: list[str] = []
-        self.about: RunInfo | None = None
+        self.run: RunInfo | None = None
 
-    def on_start(self, about: RunInfo) -> None:
-        self.about = about
+    def on_start(self, run: RunInfo) -> None:
+        self.run = run
         self.seen.append("start")
 
     def on_record(self, record: StepRecord) -> None:
@@ -359,13 +314,13 @@ def test_a_callback_is_told_everything_in_order(tmp_path: Path) -> None:
         k_start=4,
         log_every=10,
         checkpoint_every=10,
-        evaluate=lambda made: made.n_features,
+        evaluate=lambda dictionary: dictionary.n_features,
     )
     expected = ["start", "record 10", "checkpoint 10", "record 20", "checkpoint 20"]
     assert watcher.seen == [*expected, "evaluation 20 32", "end"]
-    assert watcher.about is not None
-    assert watcher.about.resumed_at == 0
-    assert watcher.about.run_id == checkpoint.read_run(tmp_path / "run")["run_id"]
+    assert watcher.run is not None
+    assert watcher.run.resumed_at == 0
+    assert watcher.run.run_id == checkpoint.read_run(tmp_path / "run")["run_id"]
 
 
 def test_the_log_holds_one_record_a_line_with_every_number_finite(tmp_path: Path) -> None:
@@ -397,5 +352,51 @@ def test_a_model_without_mlps_is_refused_before_anything_is_written(tmp_path: Pa
     config = lens.HookedTransformerConfig(**sizes, attn_only=True, seed=0)
     ids = [[1, 2, 3, 4, 5, 6, 7, 8] * 2 for _ in range(40)]
     with pytest.raises(tla.UnsupportedModelError, match="mlp"):
-        tla.train(lens.HookedTransformer(config), ids, runs.config(), out=tmp_path / "run")
+        tla.train(lens.HookedTransformer(config), ids, tiny_runs.config(), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "said", ['{"name": "a race"}', "[]", '{"format": "tl-attribution dictionary"}']
+)
+def test_a_folder_with_another_programs_run_json_is_left_alone(said: str, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "run.json").write_text(said)
+    for options in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises((tla.InputError, tla.FormatError), match=r"run\.json"):
+            train(tmp_path, **options)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.json", "thesis.tex"]
+
+
+def test_overwriting_a_run_removes_only_what_it_wrote(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    kept = ("thesis.tex", "dictionary/README.md", "checkpoints/notes", "checkpoints/step-18/notes")
+    for name in kept:
+        (tmp_path / "run" / name).write_text("mine")
+    (tmp_path / "run" / "evaluation.json").write_text('{"tl_attribution_evaluation": 1}')
+    train(tmp_path / "run", overwrite=True, tokens=640)
+    assert [(tmp_path / "run" / name).read_text() for name in kept] == ["mine"] * len(kept)
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    assert checkpoint.steps(tmp_path / "run") == [6, 10]
+    assert max(tiny_runs.losses(tmp_path / "run")) == 10
+
+
+def test_resuming_a_finished_run_keeps_its_dictionarys_card(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    for name in ("README.md", "evaluation.json"):
+        (tmp_path / "run" / "dictionary" / name).write_text("written since")
+    train(tmp_path / "run", resume=True)
+    for name in ("README.md", "evaluation.json"):
+        assert (tmp_path / "run" / "dictionary" / name).read_text() == "written since"
+
+
+def test_what_a_killed_checkpoint_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / "run" / "checkpoints" / "step-3"
+    train(tmp_path / "run", resume=True, tokens=64)
+    left.mkdir()
+    (left / "tensors.safetensors").write_bytes(b"whole")
+    (left / ".state.json.abc").write_bytes(b"half")
+    train(tmp_path / "run", resume=True, tokens=64)
+    assert checkpoint.steps(tmp_path / "run") == [1]
+    train(tmp_path / "run", overwrite=True)
+    assert not left.exists()

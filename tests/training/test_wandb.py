@@ -31,14 +31,14 @@ from tl_attribution.training.config import TrainingConfig
 
 MARKUP = "<img src=x onerror=alert(1)>"
 SECRETS = {"WANDB_API_KEY": "a1b2c3d4" * 5, "HF_TOKEN": "hf_notforanybody0123456789"}
-CONFIG = TrainingConfig(n_features=8, k=2, tokens=400, batch=4, buffer=8)
+CONFIG = TrainingConfig(n_features=8, k=2, tokens=400, batch_size=4, buffer_size=8)
 ROOT = Path(__file__).parents[2]
 
 
 def record(step: int) -> StepRecord:
     return StepRecord(
         step=step,
-        tokens=step * CONFIG.batch,
+        tokens=step * CONFIG.batch_size,
         loss=1 / step,
         nmse=(0.25, 0.75),
         l0=(2.0, 4.0),
@@ -52,7 +52,7 @@ def record(step: int) -> StepRecord:
     )
 
 
-def about(out: Path | None, run_id: str, resumed_at: int = 0) -> RunInfo:
+def run_info(out: Path | None, run_id: str, resumed_at: int = 0) -> RunInfo:
     return RunInfo(CONFIG, MARKUP, 2, 16, out, run_id, resumed_at)
 
 
@@ -87,7 +87,7 @@ DENSITY = torch.tensor([[0.0, 0.01, 0.5, 1.0], [0.0, 0.0, 1e-9, 0.1]])
 def interrupted_at_30(out: Path) -> None:
     """The first session of a run, with checkpoints at 10 and 20."""
     first = callbacks.callback("wandb:team/features")
-    first.on_start(about(out, "run1"))
+    first.on_start(run_info(out, "run1"))
     for step in (10, 20, 30):
         first.on_record(record(step))
         if step < 30:
@@ -99,7 +99,7 @@ def interrupted_at_30(out: Path) -> None:
 def resumed_at_20(out: Path) -> None:
     """The second session, which goes on from the checkpoint at 20 and ends at 40."""
     second = callbacks.callback("wandb:team/features")
-    second.on_start(about(out, "run1", resumed_at=20))
+    second.on_start(run_info(out, "run1", resumed_at=20))
     for step in (30, 40):
         second.on_record(record(step))
     second.on_evaluation(40, evaluation())
@@ -155,10 +155,10 @@ def test_a_run_knows_its_configuration_and_model_as_text(out: Path) -> None:
 def test_densities_are_histograms_that_leave_out_what_was_never_active(out: Path) -> None:
     row = sessions(out)[0].history[0]
     assert (row["silent"], row["silent/layer_0"], row["silent/layer_1"]) == (0.375, 0.25, 0.5)
-    found = row["log10_density/layer_0"]
-    assert found["_type"] == "histogram"
-    assert found["bins"] == list(DENSITY_EDGES)
-    assert {found["bins"][i]: n for i, n in enumerate(found["values"]) if n} == {
+    histogram = row["log10_density/layer_0"]
+    assert histogram["_type"] == "histogram"
+    assert histogram["bins"] == list(DENSITY_EDGES)
+    assert {histogram["bins"][i]: n for i, n in enumerate(histogram["values"]) if n} == {
         -2.0: 1,
         -0.5: 1,
         -0.25: 1,
@@ -203,8 +203,8 @@ def test_an_evaluation_is_numbers_tables_and_histograms(out: Path) -> None:
 
 def table(out: Path, logged: dict[str, Any]) -> list[dict[str, Any]]:
     (file,) = out.glob(f"wandb/offline-run-*/files/{logged['path']}")
-    held = json.loads(file.read_text())
-    return [dict(zip(held["columns"], line, strict=True)) for line in held["data"]]
+    table = json.loads(file.read_text())
+    return [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
 
 
 def test_checkpoints_and_the_dictionary_are_artifacts(out: Path) -> None:
@@ -237,7 +237,7 @@ def test_no_secret_is_written(out: Path, home: Path) -> None:
 
 def test_an_error_is_a_failed_run(tmp_path: Path) -> None:
     watcher = callbacks.callback("wandb:features")
-    watcher.on_start(about(tmp_path, "run2"))
+    watcher.on_start(run_info(tmp_path, "run2"))
     watcher.on_record(record(10))
     watcher.on_stop(ValueError(SECRETS["HF_TOKEN"]))
     (session,) = sessions(tmp_path)
@@ -252,7 +252,7 @@ def test_a_run_without_a_folder_writes_to_the_working_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     watcher = callbacks.callback("wandb")
-    watcher.on_start(about(None, "run3"))
+    watcher.on_start(run_info(None, "run3"))
     watcher.on_density(10, torch.zeros(2, 4))
     watcher.on_end(None)
     (session,) = sessions(tmp_path)
@@ -264,7 +264,7 @@ def test_a_run_without_a_folder_writes_to_the_working_directory(
 
 def test_a_run_id_that_wandb_refuses_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"wandb cannot open run '\.\./x'"):
-        callbacks.callback("wandb:features").on_start(about(tmp_path, "../x"))
+        callbacks.callback("wandb:features").on_start(run_info(tmp_path, "../x"))
 
 
 def everything(watcher: Callback, out: Path) -> None:
@@ -283,7 +283,7 @@ def test_disabled_writes_nothing(
     monkeypatch.setenv("WANDB_MODE", "disabled")
     staged = sorted(home.rglob("staging/*"))
     watcher = callbacks.callback("wandb:features")
-    watcher.on_start(about(tmp_path, "run4"))
+    watcher.on_start(run_info(tmp_path, "run4"))
     everything(watcher, tmp_path)
     end(watcher)
     assert [path.name for path in tmp_path.iterdir()] == ["step-10"]
@@ -302,8 +302,8 @@ def test_online_with_a_bad_key_says_what_to_do(tmp_path: Path) -> None:
 import os
 os.environ |= {BAD}
 from pathlib import Path
-from tests.training.test_wandb import about, callbacks
-callbacks.callback("wandb:features").on_start(about(Path({str(tmp_path)!r}), "run5"))
+from tests.training.test_wandb import callbacks, run_info
+callbacks.callback("wandb:features").on_start(run_info(Path({str(tmp_path)!r}), "run5"))
 """
     done = python(code)
     assert "InputError: wandb cannot open run 'run5' in 'features'" in done.stderr

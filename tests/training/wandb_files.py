@@ -42,15 +42,15 @@ class Session(NamedTuple):
 
 
 def row(history: Any) -> dict[str, Any]:
-    """One logged row; what is nested comes as one item a leaf."""
-    found: dict[str, Any] = {}
+    """One logged row; what is nested comes as one item per leaf."""
+    row: dict[str, Any] = {}
     for item in history.item:
         *above, name = [item.key] if item.key else item.nested_key
-        place = found
+        level = row
         for key in above:
-            place = place.setdefault(key, {})
-        place[name] = json.loads(item.value_json)
-    return found
+            level = level.setdefault(key, {})
+        level[name] = json.loads(item.value_json)
+    return row
 
 
 def read(file: Path) -> Session:
@@ -77,7 +77,7 @@ def sessions(out: Path) -> list[Session]:
     run a moment after the run says that it is finished."""
     ending = time.monotonic() + 60
     while True:
-        found = [read(file) for file in sorted(out.glob("wandb/offline-run-*/*.wandb"))]
-        if all(session.of("exit") for session in found) or time.monotonic() > ending:
-            return found
+        logged = [read(file) for file in sorted(out.glob("wandb/offline-run-*/*.wandb"))]
+        if all(session.of("exit") for session in logged) or time.monotonic() > ending:
+            return logged
         time.sleep(0.05)

@@ -26,7 +26,7 @@ from tl_attribution.replacement.replacement_model import ReplacementModel, repla
 from tl_attribution.shapes import Logits, TokenIds
 
 if TYPE_CHECKING:
-    from tl_attribution.training.datasets import Contexts
+    from tl_attribution.training.contexts import Contexts
 
 PromptsWithAnswers = Sequence[Union[str, tuple[str, str]]]  # noqa: UP007  # evaluated on Python 3.10
 """Prompts, or prompts with the answers that are expected."""
@@ -53,7 +53,7 @@ def evaluate(
 ) -> Evaluation:
     """How well a dictionary stands in for the model's MLPs, on ``contexts`` contexts of a dataset.
 
-    ``dataset``: what :func:`~tl_attribution.training.datasets.open_rows` opens with ``context``
+    ``dataset``: what :func:`~tl_attribution.training.datasets.open_contexts` opens with ``context``
     (tokens per context; None takes 128, or what the model takes if less), ``concat``, ``column``
     and ``seed``; or token ids as :class:`~tl_attribution.training.contexts.Contexts`.
     ``prompts``: texts, or pairs of a text and the one-token answer expected after it, to compare
@@ -143,7 +143,8 @@ def _source(
     seed: int,
     progress: Progress,
 ) -> _Source:
-    from tl_attribution.training.datasets import Contexts, open_rows
+    from tl_attribution.training.contexts import Contexts
+    from tl_attribution.training.datasets import open_contexts
 
     if isinstance(dataset, Contexts):
         ids, lengths = dataset
@@ -151,7 +152,7 @@ def _source(
             len(ids), lambda start, n: Contexts(ids[start : start + n], lengths[start : start + n])
         )
     length = min(CONTEXT, host.n_ctx) if context is None else context
-    source = open_rows(
+    source = open_contexts(
         dataset, host, context=length, concat=concat, column=column, seed=seed, progress=progress
     )
     return _Source(source.n_rows, source.rows)

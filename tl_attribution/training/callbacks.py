@@ -1,8 +1,8 @@
-"""Watching a run: what a callback is told, and the callbacks that plugins offer by name."""
+"""Callbacks: what a run reports to its observers, and the callbacks that plugins register."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class StepRecord:
-    """One logged step. Shares and errors are over the step's batch; one entry a layer in tuples."""
+    """One logged step. Tuples have one entry per layer, over the step's batch."""
 
     step: int
-    """Steps done."""
+    """Steps completed."""
     tokens: int
     """Tokens trained on."""
     loss: float
     nmse: tuple[float, ...]
-    """Squared error over the outputs' variance."""
+    """Squared error divided by the outputs' variance (normalized mean squared error)."""
     l0: tuple[float, ...]
-    """Active features a token."""
+    """Active features per token."""
     dead: tuple[float, ...]
-    """Share of features not active over the last ``dead_after`` tokens."""
+    """Share of features without an activation over the last ``dead_after`` tokens."""
     parts: dict[str, float]
     """Terms of the loss by name."""
     rate: float
@@ -40,7 +40,7 @@ class StepRecord:
     seconds_left: float
 
     def flat(self) -> dict[str, float | int]:
-        """Every number under a name of its own: ``nmse`` is the mean, ``nmse/layer_3`` one."""
+        """All numbers by name: ``nmse`` is the mean over layers, ``nmse/layer_3`` one layer's."""
         out: dict[str, float | int] = {"step": self.step, "tokens": self.tokens, "loss": self.loss}
         for name in ("nmse", "l0", "dead"):
             values = getattr(self, name)
@@ -52,18 +52,19 @@ class StepRecord:
         return out
 
     def line(self) -> str:
-        """The record in one short line, for a progress bar."""
-        all_ = self.flat()
+        """A summary in one short line, for a progress bar."""
+        numbers = self.flat()
         return (
-            f"loss {self.loss:.4f}  NMSE {all_['nmse']:.3f}  L0 {all_['l0']:.1f}  "
-            f"dead {all_['dead']:.1%}  {self.tokens_per_second:,.0f} tokens/s"
+            f"loss {self.loss:.4f}  NMSE {numbers['nmse']:.3f}  L0 {numbers['l0']:.1f}  "
+            f"dead {numbers['dead']:.1%}  {self.tokens_per_second:,.0f} tokens/s"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class RunInfo:
-    """The run a callback watches. ``out`` is None for one that keeps nothing; ``run_id`` stays the
-    same when it is resumed; ``resumed_at`` is the step it goes on from, 0 for a new one."""
+    """The run that a callback observes. ``out``: its folder, or None if it writes no files;
+    ``run_id``: stays the same when the run is resumed; ``resumed_at``: the step at which it
+    resumes, 0 for a new run."""
 
     config: TrainingConfig
     model: str
@@ -75,47 +76,57 @@ class RunInfo:
 
 
 class Callback:
-    """Told what happens in a run, in the first process only. Subclass and override what you need;
-    an error in a callback ends the run."""
+    """Observes a run, in the main process only. Subclass and override what you need; an error in a
+    callback ends the run."""
 
-    def on_start(self, about: RunInfo) -> None:
+    def on_start(self, run: RunInfo) -> None:
         """Before the first step."""
 
     def on_record(self, record: StepRecord) -> None:
         """Every ``log_every`` steps."""
 
     def on_density(self, step: int, density: torch.Tensor) -> None:
-        """With every checkpoint: how often each feature was active since the last one,
-        [layer, feature], as a share of tokens."""
+        """With every checkpoint: the share of tokens since the last one on which each feature was
+        active, [layer, feature]."""
 
     def on_checkpoint(self, step: int, folder: Path) -> None:
-        """After a checkpoint was written whole."""
+        """After a checkpoint was written."""
 
     def on_evaluation(self, step: int, evaluation: Any) -> None:
         """After the dictionary was evaluated: a
         :class:`~tl_attribution.evaluation.results.Evaluation`."""
 
     def on_end(self, folder: Path | None) -> None:
-        """After the last step; ``folder`` holds the dictionary."""
+        """After the last step; ``folder`` contains the dictionary."""
 
     def on_stop(self, error: BaseException) -> None:
-        """When the run ends early: an error, or an interrupt."""
+        """When the run ends early, by an error or an interrupt."""
+
+
+@dataclass(frozen=True)
+class Observers:
+    """Who is informed of a run. ``on_progress`` is called with (tokens trained on, total tokens, a
+    summary) after each record; ``evaluate`` with the dictionary at the end."""
+
+    callbacks: Sequence[Callback] = ()
+    on_progress: Callable[[int, int, str], None] | None = None
+    evaluate: Callable[[Any], Any] | None = None
 
 
 Make = Callable[[str], Callback]
-"""A callback from the text after its name: ``wandb:my-project`` calls it with ``my-project``."""
+"""Makes a callback from the text after its name: ``my-project`` for ``wandb:my-project``."""
 
 _OFFERED: dict[str, Make] = {}
 
 
 def register_callback(name: str, make: Make) -> None:
-    """Offer a callback by name. Registering again replaces."""
+    """Register a callback by name. Registering again replaces."""
     _OFFERED[name] = make
 
 
 def callback(spec: str) -> Callback:
-    """The callback of ``name`` or ``name:argument``. A plugin's library is imported when its
-    callback is asked for. Raises NotFoundError for an unknown name, or a library to install."""
+    """Make the callback ``name`` or ``name:argument``, importing its library. Raises NotFoundError
+    for an unknown name, and for a library that is not installed."""
     name, _, argument = spec.partition(":")
     if name not in _OFFERED:
         plugin_loading.import_host(name)

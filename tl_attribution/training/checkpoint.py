@@ -1,8 +1,8 @@
-"""Checkpoints: all that a run needs to go on bit for bit, written whole or not at all.
+"""Checkpoints: the state from which a run resumes bit for bit, written atomically.
 
-A run's folder holds ``run.json`` (what the run is), ``log.jsonl`` (a record a line),
-``checkpoints/step-N`` (tensors and a small state) and, at the end, ``dictionary``. Tensors are
-whole, whatever the number of processes, so that a run can go on with another number of them.
+A run's folder contains ``run.json`` (configuration, model and data), ``log.jsonl`` (one record per
+line), ``checkpoints/step-N`` (tensors and a small state) and, at the end, ``dictionary``. Tensors
+are saved in full, so that a run can resume with another number of processes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EVALUATION = "evaluation.json"
 """Of the dictionary, where it was evaluated."""
 TENSORS, STATE = "tensors.safetensors", "state.json"
 KEPT = 2
-"""How many of the newest checkpoints are kept."""
+"""Number of checkpoints that are kept, the newest ones."""
 
 
 def prepare(out: Path, run: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
@@ -62,7 +62,7 @@ def prepare(out: Path, run: dict[str, Any], *, resume: bool, overwrite: bool) ->
 
 
 def read_run(out: Path) -> dict[str, Any]:
-    """What ``run.json`` says. Raises FormatError if it cannot be read."""
+    """Read ``run.json``. Raises FormatError if it cannot be read."""
     try:
         run = json.loads((out / RUN).read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -105,22 +105,22 @@ def _same_run(out: Path, saved: dict[str, Any], run: dict[str, Any]) -> None:
         if old.get(name) != new.get(name)
     ]
     if lines:
-        shown = "\n  ".join(lines)
+        differences = "\n  ".join(lines)
         raise InputError(
-            f"the run in {out} was started differently, so it cannot be resumed:\n  {shown}\n"
+            f"the run in {out} was started differently, so it cannot be resumed:\n  {differences}\n"
             "Give the saved values, or choose another folder"
         )
 
 
 def _flat(run: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same when a run goes on; how it is divided over processes may change."""
+    """What must not change when a run is resumed; the division over processes may."""
     config = {k: v for k, v in run.get("config", {}).items() if k != "feature_shards"}
     return {**config, "model": run.get("model"), "data": run.get("data")}
 
 
 def save(out: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
-    """Write a checkpoint and remove the oldest. Raises TrainingError if it cannot be written, and
-    leaves the last good one."""
+    """Write a checkpoint and remove the oldest. Raises TrainingError if it cannot be written; the
+    last one remains."""
     folder = out / CHECKPOINTS / f"step-{step}"
     ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     try:
@@ -135,7 +135,7 @@ def save(out: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]
         _drop(folder)
         raise TrainingError(
             f"the checkpoint of step {step} could not be written to {out}: {error}. "
-            f"{_kept(out)}; make room and go on with --resume"
+            f"{_last_checkpoint(out)}; free some space and resume with --resume"
         ) from error
     for old in steps(out)[:-KEPT]:
         _drop(out / CHECKPOINTS / f"step-{old}")
@@ -143,49 +143,49 @@ def save(out: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]
 
 
 def steps(out: Path) -> list[int]:
-    """Steps that have a checkpoint, oldest first."""
-    found = (out / CHECKPOINTS).glob(f"step-*/{STATE}")
-    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+    """Steps with a checkpoint, in order."""
+    paths = (out / CHECKPOINTS).glob(f"step-*/{STATE}")
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in paths)
 
 
-def _kept(out: Path) -> str:
-    found = steps(out)
-    return f"the checkpoint of step {found[-1]} is kept" if found else "there is no checkpoint yet"
+def _last_checkpoint(out: Path) -> str:
+    saved = steps(out)
+    return f"the checkpoint of step {saved[-1]} is kept" if saved else "there is no checkpoint yet"
 
 
-def kept(out: Path | None) -> str:
-    """A sentence about what a run that ends early leaves behind."""
-    return "nothing was kept, since no folder was given" if out is None else _kept(out)
+def last_checkpoint(out: Path | None) -> str:
+    """A clause for messages: the checkpoint that a run which ends early leaves behind."""
+    return "nothing is saved, since the run has no folder" if out is None else _last_checkpoint(out)
 
 
 def load(out: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint's tensors and state, or None if there is none yet. Raises FormatError
-    if it cannot be read."""
-    found = steps(out)
-    if not found:
+    """Load the newest checkpoint's tensors and state, or None if there is none yet. Raises
+    FormatError if it cannot be read."""
+    saved = steps(out)
+    if not saved:
         return None
-    folder = out / CHECKPOINTS / f"step-{found[-1]}"
+    folder = out / CHECKPOINTS / f"step-{saved[-1]}"
     try:
         state = json.loads((folder / STATE).read_text())
         with safe_open(folder / TENSORS, "pt", device=str(device)) as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
         raise FormatError(
-            f"{folder} cannot be read: {error}. Remove it to go on from the one before"
+            f"{folder} cannot be read: {error}. Remove it to resume from the checkpoint before it"
         ) from error
     return tensors, state
 
 
 def trim_log(out: Path, step: int) -> None:
-    """Drop the records after ``step``, which a resumed run writes anew."""
+    """Remove the records after ``step``, which a resumed run writes again."""
     log = out / LOG
     if not log.is_file():
         return
-    kept_lines = []
+    lines = []
     for line in log.read_text().splitlines():
         try:
             if json.loads(line)["step"] <= step:
-                kept_lines.append(line)
+                lines.append(line)
         except (ValueError, KeyError, TypeError):
             continue  # a line cut short by a kill
-    write_whole(log, "".join(f"{line}\n" for line in kept_lines).encode())
+    write_whole(log, "".join(f"{line}\n" for line in lines).encode())

@@ -1,138 +1,141 @@
-"""What a training run is: every choice in one frozen value that is saved beside the weights."""
+"""The configuration of a training run: a frozen dataclass that is saved beside the weights."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tl_attribution.errors import InputError
 from tl_attribution.hosts.protocols import Host
 
-ACTIVATIONS = ("batchtopk", "topk", "jumprelu", "relu")
-KINDS = ("clt", "transcoders")
-DTYPES = ("float32", "bfloat16")
+Kind = Literal["clt", "transcoders"]
+ActivationName = Literal["batchtopk", "topk", "jumprelu", "relu"]
+DType = Literal["float32", "bfloat16"]
 
-ENTRY = 100
-"""Bytes of one active feature of one token: its places, values and gradients."""
+CHOICES: dict[str, tuple[str, ...]] = {
+    "kind": get_args(Kind),
+    "activation": get_args(ActivationName),
+    "dtype": get_args(DType),
+}
+"""The values of each field that is a choice."""
+
+
+def check_choices(fields: Mapping[str, Any]) -> None:
+    """Raise InputError for a field that is not one of its :data:`CHOICES`."""
+    for name, choices in CHOICES.items():
+        if name in fields and fields[name] not in choices:
+            raise InputError(f"{name} must be one of {', '.join(choices)}; got {fields[name]!r}")
+
+
+ACTIVE_BYTES = 100
+"""Bytes of one active feature of one token: its indices, values and gradients."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A run's numbers. Shares are of the whole run, tokens are tokens of text that are trained on.
+    """Hyperparameters of a run. Shares are of the whole run; tokens are tokens of training text.
 
-    Losses are in normalised units: 1 is the error of predicting each layer's mean output.
+    Losses are in normalized units: 1 is the error of predicting each layer's mean output.
     """
 
-    kind: str = "clt"
-    """``clt``: features write to their layer and later ones; ``transcoders``: to their own."""
+    kind: Kind = "clt"
+    """``clt``: features write to their layer and all later ones; ``transcoders``: only to their
+    own layer."""
     n_features: int = 4096
-    """Features a layer."""
+    """Features per layer."""
     tokens: int = 10_000_000
-    """Tokens trained on; a small dataset is read again and again."""
-    activation: str = "batchtopk"
-    """``batchtopk`` is saved as JumpReLU, with thresholds calibrated on the last batches."""
+    """Tokens to train on; a smaller dataset is repeated."""
+    activation: ActivationName = "batchtopk"
+    """Activation function. ``batchtopk`` is saved as JumpReLU, with thresholds calibrated on the
+    last batches."""
     k: int = 16
-    """Active features a token and layer: exactly (topk) or on average (batchtopk)."""
+    """Active features per token and layer: exactly (topk) or on average (batchtopk)."""
     k_per_layer: bool = False
-    """BatchTopK: k in every layer; else on average over layers, and each takes what it needs."""
+    """BatchTopK: whether k holds in each layer, rather than on average over all layers."""
     k_start: int | None = None
-    """Anneal k linearly from this number; None: from 4 · k; k itself: not at all."""
+    """The k at the first step, annealed linearly to ``k``; None: 4 · k; equal to ``k``: no
+    annealing."""
     k_anneal: float = 0.6
     """Share of the run over which k is annealed."""
     window: int | None = None
-    """A CLT's features write to so many layers, their own included; None: to all later ones."""
+    """Number of layers that a CLT's features write to, counting their own; None: all later ones."""
     skip: bool = False
-    """Add a linear map from what is read to what is written at each layer."""
+    """Whether each layer has a linear map from its inputs to its outputs."""
 
     feature_input_hook: str = "ln2.hook_normalized"
-    """Where features read."""
+    """Hook at which features read."""
     feature_output_hook: str = "hook_mlp_out"
-    """What they reconstruct."""
-    normalise: bool = True
-    """Centre and scale each layer's inputs and outputs; folded into the weights when saved."""
+    """Hook whose activations the features reconstruct."""
+    normalize: bool = True
+    """Whether each layer's inputs and outputs are centered and scaled; the saved weights include
+    the scaling."""
 
-    batch: int = 4096
-    """Tokens a step, over all processes."""
-    buffer: int = 262_144
-    """Tokens whose activations are held and shuffled, over all processes."""
-    context: int | None = None
-    """Tokens of text the model reads at once; None: as many as it can, up to 256."""
+    batch_size: int = 4096
+    """Tokens per step, over all processes."""
+    buffer_size: int = 262_144
+    """Tokens whose activations are kept and shuffled, over all processes."""
+    context_size: int | None = None
+    """Tokens per forward pass of the model; None: the model's context size, at most 256."""
     concat: bool = True
-    """Join texts and cut them into contexts; False: every text is a context of its own."""
+    """Whether texts are joined and cut into contexts; otherwise each text is one context."""
     column: str | None = None
-    """The dataset's column of text or token ids; None: found by its usual names."""
+    """The dataset's column of texts or token ids; None: the first with one of the usual names."""
 
     learning_rate: float | None = None
-    """Adam's peak rate; None: 2e-4 · sqrt(16384 / n_features) (Gao et al. 2024, §A.3)."""
+    """Adam's peak learning rate; None: 2e-4 · sqrt(16384 / n_features) (Gao et al. 2024, §A.3)."""
     warmup: float = 0.02
-    """Share of the run over which the rate rises."""
+    """Share of the run over which the learning rate rises from zero."""
     decay: float = 0.2
-    """Share of the run, at its end, over which the rate falls to zero."""
+    """Share of the run, at its end, over which the learning rate falls to zero."""
     beta1: float = 0.9
     """Adam's decay of the mean gradient."""
     beta2: float = 0.999
     """Adam's decay of the mean squared gradient."""
     clip: float = 1.0
-    """Largest norm of the gradient; larger ones are scaled down to it."""
+    """Maximum norm of the gradient; a larger gradient is scaled down to it."""
 
-    sparsity: float = 2e-3
+    sparsity_coefficient: float = 2e-3
     """λ of the penalty λ · Σ tanh(c · ‖W_dec,i‖ · a_i), for jumprelu and relu; rises linearly from
     0 over the run (methods paper, "Cross-layer transcoder training")."""
     tanh_scale: float = 4.0
-    """c of the same."""
-    threshold: float = 0.03
-    """JumpReLU's threshold at the start."""
+    """The c of the sparsity penalty."""
+    initial_threshold: float = 0.03
+    """JumpReLU's threshold at the first step."""
     bandwidth: float = 1.0
     """Width of the window of the straight-through gradient (Rajamanoharan et al. 2024)."""
     aux_k: int = 16
-    """AuxK: so many dead features a token and layer also fit what is missing; 0: none (Gao et al.
-    2024, §A.2)."""
-    aux: float = 1 / 32
-    """Weight of the AuxK loss."""
-    preactivation: float = 1e-3
-    """Weight of the mean of Σ relu(threshold − pre) · ‖W_dec,i‖ over dead features, which pulls
-    them back (methods paper; there over all features)."""
+    """Dead features per token and layer that AuxK fits to the remaining error; 0: no AuxK (Gao et
+    al. 2024, §A.2)."""
+    aux_coefficient: float = 1 / 32
+    """Coefficient of the AuxK loss."""
+    preactivation_coefficient: float = 1e-3
+    """Coefficient of the mean of Σ relu(threshold − pre) · ‖W_dec,i‖ over dead features, which
+    brings them back (methods paper; there over all features)."""
     dead_after: int = 500_000
-    """A feature is dead that was not active over so many tokens."""
+    """Tokens without an activation after which a feature counts as dead."""
 
     seed: int = 0
-    """Of the weights and of the order of the text."""
-    dtype: str = "float32"
-    """Of the encoders' products: bfloat16 on GPUs only; weights are always float32."""
+    """Seed of the initial weights and of the order of the text."""
+    dtype: DType = "float32"
+    """Precision of the encoders' matrix products: bfloat16 on GPUs only; weights are float32."""
     feature_shards: int = 1
-    """Processes that share one copy of the dictionary, each holding some of every layer's
-    features. The others are data parallel."""
+    """Processes that divide the features of one copy of the dictionary; the others are data
+    parallel."""
     checkpoint_every: int = 1000
-    """Steps from one checkpoint to the next."""
+    """Steps between checkpoints."""
     log_every: int = 10
-    """Steps from one record to the next."""
+    """Steps between log records."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("kind", KINDS),
-            ("activation", ACTIVATIONS),
-            ("dtype", DTYPES),
-        ):
-            if getattr(self, name) not in allowed:
-                given = getattr(self, name)
-                raise InputError(f"{name} is one of {', '.join(allowed)}; got {given!r}")
-        counts = ("n_features", "tokens", "k", "batch", "buffer", "feature_shards")
+        check_choices(vars(self))
+        counts = ("n_features", "tokens", "k", "batch_size", "buffer_size", "feature_shards")
         for name in (*counts, "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         self._check_k()
-        self._check_shares()
-        if self.tokens < self.batch:
-            raise InputError(f"tokens={self.tokens} is less than one batch of {self.batch}")
-        if self.buffer < self.batch:
-            raise InputError(f"buffer={self.buffer} holds less than one batch of {self.batch}")
-        if self.n_features % self.feature_shards:
-            raise InputError(
-                f"n_features={self.n_features} cannot be divided over feature_shards="
-                f"{self.feature_shards}"
-            )
-        if self.window is not None and (self.kind != "clt" or self.window < 1):
-            raise InputError("window is for kind='clt', and at least 1")
+        self._check_ranges()
+        self._check_sizes()
 
     def _check_k(self) -> None:
         if self.activation not in ("batchtopk", "topk"):
@@ -141,81 +144,103 @@ class TrainingConfig:
             k = getattr(self, name)
             if k is not None and not 1 <= k <= self.n_features:
                 raise InputError(
-                    f"{name}={k} must lie between 1 and n_features={self.n_features}: a layer has "
-                    "no more features to activate"
+                    f"{name}={k} must lie between 1 and n_features={self.n_features}, the number "
+                    "of features per layer"
                 )
 
-    def _check_shares(self) -> None:
+    def _check_ranges(self) -> None:
         for name in ("warmup", "decay", "k_anneal"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
         if self.warmup + self.decay > 1:
-            raise InputError("warmup and decay together are more than the run")
+            raise InputError(
+                f"warmup={self.warmup} and decay={self.decay} together are more than the run"
+            )
         for name in ("clip", "bandwidth"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("sparsity", "aux", "aux_k", "preactivation", "threshold"):
+        coefficients = ("sparsity_coefficient", "aux_coefficient", "preactivation_coefficient")
+        for name in (*coefficients, "aux_k", "initial_threshold"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
 
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of the run."""
-        return self.tokens // self.batch
+    def _check_sizes(self) -> None:
+        for name in ("tokens", "buffer_size"):
+            if getattr(self, name) < self.batch_size:
+                raise InputError(
+                    f"{name}={getattr(self, name)} is less than one batch of "
+                    f"batch_size={self.batch_size}"
+                )
+        if self.n_features % self.feature_shards:
+            raise InputError(
+                f"n_features={self.n_features} cannot be divided over feature_shards="
+                f"{self.feature_shards}"
+            )
+        if self.window is not None and (self.kind != "clt" or self.window < 1):
+            raise InputError(
+                f"window must be at least 1 and needs kind='clt'; got window={self.window} with "
+                f"kind={self.kind!r}"
+            )
 
     @property
-    def peak_rate(self) -> float:
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        return self.tokens // self.batch_size
+
+    @property
+    def peak_learning_rate(self) -> float:
         """Adam's learning rate between warm-up and decay."""
         if self.learning_rate is not None:
             return self.learning_rate
         return 2e-4 * (16384 / self.n_features) ** 0.5
 
-    def rate_at(self, step: int) -> float:
-        """Learning rate of a step (counted from 0): linear warm-up, flat, linear decay."""
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a step (counted from 0): linear warm-up, constant, linear decay."""
         rising = (step + 1) / max(1.0, self.warmup * self.steps)
         falling = (self.steps - step) / max(1.0, self.decay * self.steps)
-        return self.peak_rate * min(1.0, rising, falling)
+        return self.peak_learning_rate * min(1.0, rising, falling)
 
     def sparsity_at(self, step: int) -> float:
-        """λ of the sparsity penalty at a step."""
-        return self.sparsity * step / max(1, self.steps - 1)
+        """Coefficient λ of the sparsity penalty at a step."""
+        return self.sparsity_coefficient * step / max(1, self.steps - 1)
 
     def k_at(self, step: int) -> int:
-        """k at a step."""
+        """Value of k at a step."""
         start = min(4 * self.k, self.n_features) if self.k_start is None else self.k_start
-        done = min(1.0, step / max(1.0, self.k_anneal * self.steps))
-        return round(start + (self.k - start) * done)
+        progress = min(1.0, step / max(1.0, self.k_anneal * self.steps))
+        return round(start + (self.k - start) * progress)
 
-    def written(self, layer: int, n_layers: int) -> int:
-        """To how many layers the features of a layer write."""
+    def n_written(self, layer: int, n_layers: int) -> int:
+        """Number of layers that the features of a layer write to."""
         window = 1 if self.kind == "transcoders" else self.window or n_layers
         return min(window, n_layers - layer)
 
     def context_for(self, host: Host) -> int:
-        """Tokens the model reads at once."""
-        return self.context or min(256, host.n_ctx)
+        """Tokens per forward pass of the host."""
+        return self.context_size or min(256, host.n_ctx)
 
     def n_parameters(self, host: Host) -> int:
-        """Trained numbers of the dictionary."""
+        """Number of trained parameters of the dictionary."""
         d, n = host.d_model, host.n_layers
-        vectors = sum(1 + self.written(layer, n) for layer in range(n))
+        vectors = sum(1 + self.n_written(layer, n) for layer in range(n))
         per_feature = n * (2 if self.activation == "jumprelu" else 1)
         return self.n_features * (vectors * d + per_feature) + n * d * (d + 1 if self.skip else 1)
 
     def memory(self, host: Host, processes: int = 1) -> int:
-        """Bytes a process needs at its peak: weights, gradients, Adam's two moments, the activation
-        buffer, one layer's pre-activations, and the active entries if their number is set."""
+        """Bytes that a process needs at its peak: weights, gradients, Adam's two moments, the
+        activation buffer, one layer's pre-activations, and, where k limits their number, the active
+        features."""
         weights = 16 * self.n_parameters(host) // self.feature_shards
-        lanes = max(1, processes // self.feature_shards)
-        pair = 8 * host.n_layers * host.d_model
+        copies = max(1, processes // self.feature_shards)
+        token_bytes = 8 * host.n_layers * host.d_model
         k = max(self.k, self.k_at(0)) if self.activation in ("batchtopk", "topk") else 0
         return (
             weights
-            + (self.buffer + 3 * self.batch) * pair // lanes
-            + (6 * self.batch * self.n_features // processes)
-            + (ENTRY * k * host.n_layers * self.batch // processes)
+            + (self.buffer_size + 3 * self.batch_size) * token_bytes // copies
+            + (6 * self.batch_size * self.n_features // processes)
+            + (ACTIVE_BYTES * k * host.n_layers * self.batch_size // processes)
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a file."""
+        """The fields as plain values, for JSON."""
         return asdict(self)

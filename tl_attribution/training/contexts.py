@@ -1,4 +1,4 @@
-"""Rows of token ids by number: of an indexed dataset in a new order every epoch, or of a stream."""
+"""Sources of contexts: rows of token ids of a dataset, reshuffled every epoch, or of a stream."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tl_attribution.errors import InputError
 from tl_attribution.training.seeds import generator
 
 REMEMBERED = 1 << 20
-"""Tokens of a stream that are kept, so that what was looked at first can be read from the start."""
+"""Tokens of a stream that are kept, so that a reader can go back to the first rows."""
 
 
 class Contexts(NamedTuple):
-    """Some contexts. Ids are padded on the right with 0 to the length of a whole context."""
+    """Contexts as rows of token ids, padded on the right with 0 to the context size."""
 
     ids: Int[Tensor, "row position"]
     lengths: Int[Tensor, " row"]
@@ -27,19 +27,19 @@ class Contexts(NamedTuple):
 
 @runtime_checkable
 class ContextSource(Protocol):
-    """Rows, numbered from 0 for ever, or until a stream ends. All are as wide as one context."""
+    """Numbered rows of token ids, endless or until a stream ends, all as wide as one context."""
 
     n_rows: int | None
-    """Rows of one epoch; None for a stream."""
+    """Rows per epoch; None for a stream."""
 
     def rows(self, start: int, count: int) -> Contexts:
-        """``count`` rows from row ``start`` on. Raises InputError where a stream has ended, or is
-        asked to go back."""
+        """``count`` rows from row ``start`` on. Raises InputError if a stream has ended or cannot
+        go back to ``start``."""
         ...
 
 
 class IndexedContexts:
-    """Rows of a dataset that can be read in any order: each epoch is a permutation of its own."""
+    """Rows of a dataset that can be indexed, in a new random order every epoch."""
 
     def __init__(self, dataset: Any, column: str, *, context: int, seed: int) -> None:
         self.n_rows: int | None = len(dataset)
@@ -49,21 +49,21 @@ class IndexedContexts:
         self._orders: dict[int, Tensor] = {}
 
     def rows(self, start: int, count: int) -> Contexts:
-        """Row ``n`` is number ``n % n_rows`` in the order of epoch ``n // n_rows``."""
-        places = [divmod(n, self._length) for n in range(start, start + count)]
-        indices = [int(self._order(epoch)[place]) for epoch, place in places]
+        """Row ``n`` is the row ``n % n_rows`` in the order of epoch ``n // n_rows``."""
+        numbers = [divmod(n, self._length) for n in range(start, start + count)]
+        indices = [int(self._order(epoch)[number]) for epoch, number in numbers]
         return padded(self._dataset[indices][self._column], self._context)
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
             self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            made = torch.randperm(self._length, generator=generator(self._seed, epoch))
-            self._orders[epoch] = made
+            rng = generator(self._seed, epoch)
+            self._orders[epoch] = torch.randperm(self._length, generator=rng)
         return self._orders[epoch]
 
 
 class StreamedContexts:
-    """Rows of an iterator, read onwards; the last :data:`REMEMBERED` tokens can be had again."""
+    """Rows of an iterator, read forwards; the last :data:`REMEMBERED` tokens can be read again."""
 
     n_rows: int | None = None
 
@@ -72,11 +72,11 @@ class StreamedContexts:
         self._last: deque[list[int]] = deque(maxlen=max(1, REMEMBERED // context))
 
     def rows(self, start: int, count: int) -> Contexts:
-        """Skips what lies before ``start``; it is still tokenised on the way."""
+        """Rows before ``start`` are tokenized and skipped."""
         first = self._read - len(self._last)
         if start < first:
             raise InputError(
-                f"a stream cannot go back to row {start} from row {self._read}; open it anew, or "
+                f"a stream cannot go back to row {start} from row {self._read}; open it again, or "
                 "give a dataset that can be indexed"
             )
         kept = list(islice(self._last, start - first, start - first + count))
@@ -93,13 +93,13 @@ class StreamedContexts:
             return row
         raise InputError(
             f"the stream ended after {self._read} rows of at most {self._context} tokens, and more "
-            "were asked for; give a longer one, ask for fewer tokens, or give a dataset that can "
-            "be indexed and so be read again"
+            "are needed; give a longer stream, train on fewer tokens, or give a dataset that can "
+            "be indexed and so be repeated"
         )
 
 
 def padded(rows: Sequence[Sequence[int]], context: int) -> Contexts:
-    """Rows of at most ``context`` ids as tensors."""
+    """Rows of at most ``context`` ids as padded tensors."""
     ids = torch.zeros(len(rows), context, dtype=torch.long)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Texts and token ids on disk, opened as Hugging Face datasets. Nothing that runs code is read."""
+"""Files of texts and token ids, opened as Hugging Face datasets. No code is ever loaded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ BUILDERS = {".jsonl": "json", ".json": "json", ".txt": "text", ".parquet": "parq
 
 
 def open_path(path: Path, *, concat: bool) -> Any:
-    """A file, a folder of files of one kind, or what ``Dataset.save_to_disk`` wrote.
+    """Open a file, a folder of files of one kind, or what ``Dataset.save_to_disk`` wrote.
 
-    A .txt file is one document, or with ``concat=False`` one text a line. Raises NotFoundError,
-    InputError for a folder of nothing or of several kinds, FormatError for a file that is broken.
+    A .txt file is one document, or with ``concat=False`` one text per line. Raises NotFoundError
+    for a missing path, InputError for a folder that is empty or of several kinds, FormatError for a
+    broken file.
     """
     import datasets
     from datasets.exceptions import DatasetGenerationError
@@ -27,11 +28,11 @@ def open_path(path: Path, *, concat: bool) -> Any:
             f"datasets.load_dataset({str(path)!r}, split='train')"
         )
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-        with quiet():
+        with no_progress_bars():
             return datasets.load_from_disk(path)
     files, suffix = _files(path)
     options: Any = {"sample_by": "document" if concat else "line"} if suffix == ".txt" else {}
-    with quiet():
+    with no_progress_bars():
         try:
             return datasets.load_dataset(
                 BUILDERS[suffix], data_files=[str(f) for f in files], split="train", **options
@@ -40,30 +41,30 @@ def open_path(path: Path, *, concat: bool) -> Any:
             cause = error.__cause__ or error
             raise FormatError(
                 f"{path} cannot be read as {suffix}: {type(cause).__name__}: "
-                f"{str(cause).splitlines()[0][:200] if str(cause) else 'no more is known'}. Text "
-                "files are UTF-8; .jsonl files hold one JSON object a line"
+                f"{str(cause).splitlines()[0][:200] if str(cause) else 'no reason is given'}. Text "
+                "files are UTF-8; .jsonl files hold one JSON object per line"
             ) from error
 
 
 def _files(path: Path) -> tuple[list[Path], str]:
-    found = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    known = [f for f in found if f.suffix.lower() in BUILDERS]
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    known = [f for f in files if f.suffix.lower() in BUILDERS]
     kinds = sorted({f.suffix.lower() for f in known})
     if len(kinds) != 1:
-        has = "files of several kinds" if kinds else "none"
+        content = "files of several kinds" if kinds else "none"
         raise InputError(
-            f"a dataset is a file, or a folder of files, of one of the kinds "
-            f"{', '.join(BUILDERS)}; {path} has {has} ({', '.join(kinds) or path.name})"
+            f"expected a dataset as a file, or a folder of files, of one of the kinds "
+            f"{', '.join(BUILDERS)}; {path} has {content} ({', '.join(kinds) or path.name})"
         )
     filled = [f for f in known if f.stat().st_size]
     if not filled:
-        raise InputError(f"the dataset is empty: {path} holds nothing")
+        raise InputError(f"the dataset is empty: {path} has no text")
     return filled, kinds[0]
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without the progress bars of the datasets library, which would mix with our own."""
+def no_progress_bars() -> Iterator[None]:
+    """Hide the progress bars of the datasets library, which would mix with ours."""
     import datasets
 
     shown = not datasets.are_progress_bars_disabled()

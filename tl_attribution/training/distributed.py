@@ -1,8 +1,8 @@
-"""This process among the others: who holds which features and which tokens.
+"""Distributed training: a grid of processes, by data and by features.
 
-Launched by torchrun, processes form a grid of torch.distributed's device mesh: data parallel along
-one axis, and along the other the features of every layer are divided. Alone, everything here does
-nothing.
+Processes that torchrun starts form a two-dimensional device mesh of torch.distributed: along one
+axis they are data parallel, along the other they divide the features of every layer. With a single
+process, the collective operations do nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -23,64 +23,66 @@ from torch.distributed.tensor import DTensor, Shard
 from tl_attribution import devices
 from tl_attribution.errors import InputError
 
-DATA, FEATURES = "data", "features"
+Axis = Literal["data", "features"]
+DATA: Axis = "data"
+FEATURES: Axis = "features"
 
 
 @dataclass(frozen=True, eq=False)
 class ProcessGrid:
-    """The processes of a run. ``mesh`` is None for one process alone."""
+    """The processes of a run, as one of them sees them. ``mesh`` is None for a single process."""
 
     device: torch.device
     mesh: DeviceMesh | None = None
 
     @property
     def n_data(self) -> int:
-        """Copies of the dictionary, each on its own tokens."""
+        """Number of copies of the dictionary, each trained on its part of the batch."""
         return 1 if self.mesh is None else self.mesh[DATA].size()
 
     @property
     def n_shards(self) -> int:
-        """Processes that share one copy."""
+        """Number of processes that divide the features of one copy."""
         return 1 if self.mesh is None else self.mesh[FEATURES].size()
 
     @property
     def data_rank(self) -> int:
-        """Which copy this process belongs to."""
+        """Index of the copy that this process belongs to."""
         return 0 if self.mesh is None else self.mesh.get_local_rank(DATA)
 
     @property
     def shard(self) -> int:
-        """Which part of the features it holds."""
+        """Index of this process's part of the features."""
         return 0 if self.mesh is None else self.mesh.get_local_rank(FEATURES)
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes files and shows progress."""
+    def is_main(self) -> bool:
+        """Whether this process writes the files and reports progress."""
         return self.data_rank == 0 and self.shard == 0
 
     @property
     def lanes(self) -> int:
-        """Parts of a batch that keep their tokens whatever the number of processes."""
+        """Parts of a batch whose tokens do not depend on the number of processes."""
         return 8 if 8 % self.n_data == 0 else self.n_data
 
-    def local(self, tensor: Shaped[Tensor, "*given"], dim: int) -> Shaped[Tensor, "*made"]:
+    def local(self, tensor: Shaped[Tensor, "*full"], dim: int) -> Shaped[Tensor, "*local"]:
         """This process's part of a tensor that is divided by feature along ``dim``."""
         return tensor.chunk(self.n_shards, dim)[self.shard].clone()
 
-    def full(self, tensor: Shaped[Tensor, "*given"], dim: int) -> Shaped[Tensor, "*made"]:
-        """The whole of such a tensor, from every process's part."""
+    def full(self, tensor: Shaped[Tensor, "*local"], dim: int) -> Shaped[Tensor, "*full"]:
+        """The full tensor from every process's part, the inverse of :meth:`local`."""
         if self.mesh is None or self.n_shards == 1:
             return tensor
         return DTensor.from_local(tensor, self.mesh[FEATURES], [Shard(dim)]).full_tensor()
 
-    def sum_features(self, partial: Shaped[Tensor, "*given"]) -> Shaped[Tensor, "*made"]:
+    def sum_features(self, partial: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """Sum over the processes that share a copy; gradients pass unchanged, since each of them
         computes the same loss from the sum."""
         if self.n_shards == 1:
             return partial
-        return _Sum.apply(partial, self._group(FEATURES))
+        return _SumFeatures.apply(partial, self._group(FEATURES))
 
-    def total(self, tensor: Shaped[Tensor, "*given"], *axes: str) -> Shaped[Tensor, "*made"]:
+    def sum(self, tensor: Shaped[Tensor, "*shape"], *axes: Axis) -> Shaped[Tensor, "*shape"]:
         """Sum over axes of the grid, without gradients."""
         out = tensor.detach().clone()
         for axis in axes:
@@ -88,8 +90,8 @@ class ProcessGrid:
                 dist.all_reduce(out, group=self._group(axis))
         return out
 
-    def gather(self, tensor: Shaped[Tensor, "*given"], *axes: str) -> Shaped[Tensor, "*made"]:
-        """Every process's tensor of one shape, joined along the last dimension."""
+    def gather(self, tensor: Shaped[Tensor, "*local"], *axes: Axis) -> Shaped[Tensor, "*joined"]:
+        """Every process's tensor, all of one shape, joined along the last dimension."""
         for axis in axes:
             if self.mesh is not None and self.mesh[axis].size() > 1:
                 parts = [torch.empty_like(tensor) for _ in range(self.mesh[axis].size())]
@@ -97,19 +99,23 @@ class ProcessGrid:
                 tensor = torch.cat(parts, dim=-1)
         return tensor
 
-    def least(self, number: float) -> float:
-        """The smallest of every process's number."""
-        mine = torch.tensor([number], device=self.device, dtype=torch.float64)
-        return float(self.gather(mine, DATA, FEATURES).min())
+    def min(self, number: float) -> float:
+        """The minimum over all processes."""
+        local = torch.tensor([number], device=self.device, dtype=torch.float64)
+        return float(self.gather(local, DATA, FEATURES).min())
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         if self.mesh is None:
             return flag
-        return bool(self.total(torch.tensor(float(flag), device=self.device), DATA, FEATURES) > 0)
+        return bool(self.sum(torch.tensor(float(flag), device=self.device), DATA, FEATURES) > 0)
+
+    def wait(self) -> None:
+        """Wait until every process is at this point."""
+        self.any(False)
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Mean of the copies' gradients, in place."""
+        """Average the gradients of the copies, in place."""
         if self.n_data == 1:
             return
         for parameter in parameters:
@@ -117,12 +123,12 @@ class ProcessGrid:
                 dist.all_reduce(parameter.grad, group=self._group(DATA))
                 parameter.grad /= self.n_data
 
-    def _group(self, axis: str) -> dist.ProcessGroup:
+    def _group(self, axis: Axis) -> dist.ProcessGroup:
         assert self.mesh is not None
         return self.mesh.get_group(axis)
 
 
-class _Sum(torch.autograd.Function):
+class _SumFeatures(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, partial: Tensor, group: dist.ProcessGroup) -> Tensor:
         out = partial.clone()
@@ -135,7 +141,7 @@ class _Sum(torch.autograd.Function):
 
 
 def join(feature_shards: int, device: torch.device | str | None = None) -> ProcessGrid:
-    """The team of this run: alone, or with the processes that torchrun started.
+    """Form the grid of this run: of one process, or of those that torchrun started.
 
     Raises InputError if their number cannot be divided by ``feature_shards``, or if the device is
     not there.
@@ -143,27 +149,32 @@ def join(feature_shards: int, device: torch.device | str | None = None) -> Proce
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world % feature_shards:
         raise InputError(
-            f"feature_shards={feature_shards} needs a multiple of as many processes, not {world}; "
-            f"start with: torchrun --nproc-per-node {feature_shards} -m tl_attribution train …"
+            f"feature_shards={feature_shards} needs a multiple of {feature_shards} processes, got "
+            f"{world}; start with: torchrun --nproc-per-node {feature_shards} -m tl_attribution "
+            "train …"
         )
-    place = devices.check(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = devices.check(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if world == 1:
-        return ProcessGrid(place)
-    if place.type == "cuda":
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(place)
+        return ProcessGrid(device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     shape = (world // feature_shards, feature_shards)
-    return ProcessGrid(place, init_device_mesh(place.type, shape, mesh_dim_names=(DATA, FEATURES)))
+    mesh = init_device_mesh(device.type, shape, mesh_dim_names=(DATA, FEATURES))
+    return ProcessGrid(device, mesh)
 
 
 @contextmanager
-def joined(feature_shards: int, device: torch.device | str | None = None) -> Iterator[ProcessGrid]:
-    """:func:`join`, and the group left again if it was not there before."""
-    before = dist.is_initialized()
+def process_grid(
+    feature_shards: int, device: torch.device | str | None = None
+) -> Iterator[ProcessGrid]:
+    """:func:`join` as a context; leaves the process group afterwards unless there was one before.
+    Raises InputError as :func:`join` does."""
+    initialized = dist.is_initialized()
     try:
         yield join(feature_shards, device)
     finally:
-        if dist.is_initialized() and not before:
+        if dist.is_initialized() and not initialized:
             dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Ctrl-C and a polite kill end a run after the step in work, with a checkpoint."""
+"""Graceful interrupts: Ctrl-C and SIGTERM end a run after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """Set when the run is asked to stop; the step in work is finished first. A second request is an
-    ordinary KeyboardInterrupt."""
-    asked = threading.Event()
+    """An event that the first interrupt sets, so that the current step can be finished. A second
+    interrupt raises KeyboardInterrupt as usual."""
+    stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop
         return
 
-    def ask(signum: int, frame: Any) -> None:
-        if asked.is_set():
+    def handle(signum: int, frame: Any) -> None:
+        if stop.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        stop.set()
 
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield stop
     finally:
-        for signum, handler in before.items():
+        for signum, handler in previous.items():
             signal.signal(signum, handler)

@@ -1,4 +1,4 @@
-"""Steps that have a faster way on some processors than PyTorch's usual one."""
+"""Kernels that are faster on some processors than PyTorch's usual ones, with the same results."""
 
 from __future__ import annotations
 
@@ -12,64 +12,64 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 CPU_INFO = Path("/proc/cpuinfo")
-"""Says on Linux who made the processor; elsewhere Python does."""
+"""Names the processor's vendor on Linux; elsewhere Python's ``platform`` does."""
 
 
 @cache
-def mkl() -> bool:
-    """Whether MKL makes PyTorch's matrix products and makes full use of this processor: on others
-    than Intel's it does without AVX-512, and its sparse products are slow."""
-    maker = CPU_INFO.read_text() if CPU_INFO.exists() else platform.processor()
-    return torch.backends.mkl.is_available() and "GenuineIntel" in maker
+def use_mkl() -> bool:
+    """Whether MKL is fastest: PyTorch has it and the processor is Intel's. On other processors MKL
+    does not use AVX-512, and its sparse products are slow."""
+    vendor = CPU_INFO.read_text() if CPU_INFO.exists() else platform.processor()
+    return torch.backends.mkl.is_available() and "GenuineIntel" in vendor
 
 
-def one_dnn() -> bool:
-    """Whether oneDNN should make them in MKL's place."""
+def use_onednn() -> bool:
+    """Whether dense products are faster with oneDNN than with MKL."""
     backends = torch.backends
-    return backends.mkl.is_available() and backends.mkldnn.is_available() and not mkl()
+    return backends.mkl.is_available() and backends.mkldnn.is_available() and not use_mkl()
 
 
-def multiply(
+def linear(
     x: Float[Tensor, "token d_model"],
     W: Float[Tensor, "feature d_model"],
-    room: Float[Tensor, "token feature"],
+    out: Float[Tensor, "token feature"],
 ) -> Float[Tensor, "token feature"]:
-    """``x @ W.T``; ``room`` may hold it."""
-    if x.device.type == "cpu" and one_dnn():
-        # Of oneDNN's products this alone, which torch.compile uses, takes tensors as they are.
+    """``x @ W.T``, which may be written into ``out``."""
+    if x.device.type == "cpu" and use_onednn():
+        # The only one of oneDNN's products (torch.compile uses it) that takes ordinary tensors.
         return torch.ops.mkldnn._linear_pointwise(x, W, None, "none", [], "")
-    return torch.mm(x, W.T, out=room)
+    return torch.mm(x, W.T, out=out)
 
 
 def greater(
-    values: Num[Tensor, "token feature"], least: Num[Tensor, "#token #feature"]
+    values: Num[Tensor, "token feature"], threshold: Num[Tensor, "#token #feature"]
 ) -> Bool[Tensor, "token feature"]:
-    """Which values are above the least of their feature or of their token."""
+    """``values > threshold``, with one threshold per feature or per token."""
     if values.device.type != "cpu":
-        return values > least
-    return torch.from_numpy(np.greater(values.numpy(), least.numpy()))
+        return values > threshold
+    return torch.from_numpy(np.greater(values.numpy(), threshold.numpy()))
 
 
-def order(index: Int[Tensor, " n"], below: int) -> Int[Tensor, " n"]:
-    """What sorts an index whose values lie under ``below``; equal ones keep their order."""
-    if index.device.type != "cpu" or below > 1 << 16:
+def stable_argsort(index: Int[Tensor, " n"], bound: int) -> Int[Tensor, " n"]:
+    """Stable argsort of non-negative integers below ``bound``."""
+    if index.device.type != "cpu" or bound > 1 << 16:
         return torch.argsort(index, stable=True)
     short = index.numpy().astype(np.uint16)  # numpy sorts 16 bits by radix
     return torch.from_numpy(np.argsort(short, kind="stable"))
 
 
-def of_rank(values: Float[Tensor, " n"], rank: int) -> float:
-    """The value of number ``rank`` from the largest, which is 1."""
-    place = len(values) - rank
+def kth_largest(values: Float[Tensor, " n"], k: int) -> float:
+    """The k-th largest value; k = 1 is the maximum."""
+    index = len(values) - k
     if values.device.type != "cpu":
-        return float(values.kthvalue(place + 1).values)
-    return float(np.partition(values.numpy(), place)[place])
+        return float(values.kthvalue(index + 1).values)
+    return float(np.partition(values.numpy(), index)[index])
 
 
-def largest(
+def topk_values(
     values: Float[Tensor, "token column"], k: int
 ) -> Float[Tensor, "token {min(k,values.shape[1])}"]:
-    """The k largest values of each row, or all if there are fewer; in no order."""
+    """The k largest values of each row, or all if there are fewer; unsorted."""
     rest = values.shape[1] - k
     if rest <= 0:
         return values
@@ -78,15 +78,15 @@ def largest(
     return torch.from_numpy(np.partition(values.numpy(), rest, axis=1)[:, rest:])
 
 
-def where(mask: Bool[Tensor, " n"]) -> Int[Tensor, " found"]:
-    """Where a mask is set."""
+def flat_nonzero(mask: Bool[Tensor, " n"]) -> Int[Tensor, " active"]:
+    """Indices at which a mask is set."""
     if mask.device.type != "cpu":
         return mask.nonzero()[:, 0]
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
-def places(mask: Bool[Tensor, "token feature"]) -> tuple[Int[Tensor, " found"], ...]:
-    """Where a mask is set: as if it were flat, and by token and by feature."""
-    flat, width = where(mask.flatten()), mask.shape[1]
+def nonzero(mask: Bool[Tensor, "token feature"]) -> tuple[Int[Tensor, " active"], ...]:
+    """Indices at which a mask is set: into the flattened mask, by token and by feature."""
+    flat, width = flat_nonzero(mask.flatten()), mask.shape[1]
     token = flat // width if flat.device.type != "cpu" else torch.from_numpy(flat.numpy() // width)
     return flat, token, flat - token * width

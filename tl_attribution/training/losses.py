@@ -1,4 +1,4 @@
-"""Terms of the loss besides the squared error."""
+"""Loss functions of the training step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from tl_attribution.training.sparse import Active, Tables, written_norm
+from tl_attribution.training.sparse import Active, Tables, decoder_norm
 
 
 class JumpGate(torch.autograd.Function):
@@ -34,15 +35,15 @@ class JumpGate(torch.autograd.Function):
 
 
 class MeanSquare(torch.autograd.Function):
-    """Mean square of each layer's error, [layer] from [layer, token, d_model], as a function of the
-    reconstruction: in one pass over the error, and one more for the gradient, which takes the
-    error's place."""
+    """Mean squared error of each layer, [layer], as a function of the reconstruction
+    [layer, token, d_model]: one pass over the error, and one more for the gradient, which is
+    written over the error."""
 
     @staticmethod
-    def forward(ctx: Any, recon: Tensor, error: Tensor) -> Tensor:
-        """``error``: the reconstruction less what was wanted, already computed."""
+    def forward(ctx: Any, reconstruction: Tensor, error: Tensor) -> Tensor:
+        """``error``: the reconstruction minus the outputs, already computed."""
         ctx.save_for_backward(error)
-        return torch.linalg.vector_norm(error, dim=(1, 2)).square() / recon[0].numel()
+        return torch.linalg.vector_norm(error, dim=(1, 2)).square() / reconstruction[0].numel()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -52,18 +53,25 @@ class MeanSquare(torch.autograd.Function):
 
 
 def tanh_penalty(
-    ats: list[Active], acts: list[Tensor], decoders: Sequence[Tables], scale: float
-) -> Tensor:
-    """Mean over tokens and layers of Σ tanh(scale · ‖W_dec,i‖ · a_i), the norm taken over all that
-    feature i writes (methods paper)."""
-    total = torch.zeros((), device=acts[0].device)
-    for at, a, tables in zip(ats, acts, decoders, strict=True):
-        norm = written_norm(tables)
-        total = total + torch.tanh(scale * norm[at.feature] * a).sum()
-    return total / (ats[0].n_tokens * len(ats))
+    active: Sequence[Active],
+    activations: Sequence[Tensor],
+    decoders: Sequence[Tables],
+    scale: float,
+) -> Float[Tensor, ""]:
+    """Mean over tokens and layers of Σ tanh(scale · ‖W_dec,i‖ · a_i), the norm taken over all
+    layers that feature i writes to (methods paper)."""
+    total = torch.zeros((), device=activations[0].device)
+    for pairs, a, tables in zip(active, activations, decoders, strict=True):
+        norm = decoder_norm(tables)
+        total = total + torch.tanh(scale * norm[pairs.feature] * a).sum()
+    return total / (active[0].n_tokens * len(active))
 
 
-def relative_error(made: Tensor, wanted: Tensor, size: Tensor) -> Tensor:
-    """Mean over layers of the squared error as a share of ``size`` [layer]; the others are
-    [layer, token, d_model]."""
-    return ((wanted - made).square().mean((1, 2)) / size.clamp(min=1e-12)).mean()
+def relative_error(
+    reconstruction: Float[Tensor, "layer token d_model"],
+    target: Float[Tensor, "layer token d_model"],
+    mean_square: Float[Tensor, " layer"],
+) -> Float[Tensor, ""]:
+    """Mean over layers of the squared error divided by ``mean_square``."""
+    error = (target - reconstruction).square().mean((1, 2))
+    return (error / mean_square.clamp(min=1e-12)).mean()

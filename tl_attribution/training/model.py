@@ -1,8 +1,9 @@
-"""The dictionary while it is trained: its weights in normalised units, and one step's loss."""
+"""The transcoder during training: its weights in normalized units, and the loss of one step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,23 +14,26 @@ from tl_attribution.dictionaries.activations import Activation, JumpReLU, ReLU, 
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.per_layer import TranscoderSet
 from tl_attribution.dictionaries.transcoder import LayerWeights, Transcoder
-from tl_attribution.training import losses, sparse, sparse_encoder, thresholds
+from tl_attribution.training import losses, sparse, thresholds
 from tl_attribution.training.buffer import Batch
 from tl_attribution.training.config import TrainingConfig
 from tl_attribution.training.distributed import DATA, FEATURES, ProcessGrid
 from tl_attribution.training.normalization import Normalization
 from tl_attribution.training.sparse import Active
+from tl_attribution.training.sparse_encoder import Encoder, preactivations_above
+from tl_attribution.training.thresholds import TINY, Candidates
 
-SHARES = 0.93, 0.5, 0.0
-"""A threshold is searched for above this share of the guess; if it lies below, above the next: the
-lower, the more entries are found, and at zero half of all."""
-SAMPLE = 64
+SEARCH_SHARES = 0.93, 0.5, 0.0
+"""Candidates are searched for above this share of the guessed threshold; if too few are found,
+above the next. The lower, the more candidates there are: at zero, half of all."""
+SAMPLE_TOKENS = 64
 """Tokens from which the first threshold is guessed."""
 
 
 class StepResult(NamedTuple):
-    """A step's loss and what is worth knowing of it. ``parts`` are the terms of the loss; ``error``
-    [layer] is this process's; ``active`` [layer, feature] counts tokens."""
+    """The loss of a step and its statistics. ``parts`` are the terms of the loss by name; ``error``
+    is this process's mean squared error; ``active`` counts the tokens on which a feature was
+    active."""
 
     loss: Float[Tensor, ""]
     parts: dict[str, Tensor]
@@ -37,246 +41,259 @@ class StepResult(NamedTuple):
     active: Float[Tensor, "layer feature"]
 
 
-class _Layer(NamedTuple):
-    """Entries of one layer that are computed: their places and pre-activations [active]."""
+class _Encoded(NamedTuple):
+    """The active features of one layer and their pre-activations [active]."""
 
-    at: Active
-    values: Tensor
+    active: Active
+    pre: Tensor
 
 
 class TrainingTranscoder(nn.Module):
-    """Weights of all layers; with several shards, this process's features only.
+    """Weights of all layers; with several shards, only those of this process's features.
 
-    Drawn as in the methods paper ("Cross-layer transcoder training"): encoders uniform within
+    Initialized as in the methods paper ("Cross-layer transcoder training"): encoders uniform within
     ±1/√n_features, decoders within ±1/√(n_layers · d_model), biases zero.
     """
 
     def __init__(
-        self, config: TrainingConfig, n_layers: int, d_model: int, team: ProcessGrid
+        self, config: TrainingConfig, n_layers: int, d_model: int, grid: ProcessGrid
     ) -> None:
         super().__init__()
-        self.config, self.team = config, team
+        self.config, self.grid = config, grid
         self.n_layers, self.d_model = n_layers, d_model
         self.n_features = config.n_features // config.feature_shards
         self.W_enc, self.W_dec = nn.ParameterList(), nn.ModuleList()
-        for layer in range(n_layers):
-            encoder, decoder = self._draw(layer)
-            self.W_enc.append(nn.Parameter(team.local(encoder, 0)))
-            tables = [nn.Parameter(team.local(table, 0).contiguous()) for table in decoder]
+        for layer in self:
+            encoder, decoder = self._initial_weights(layer)
+            self.W_enc.append(nn.Parameter(grid.local(encoder, 0)))
+            tables = [nn.Parameter(grid.local(table, 0).contiguous()) for table in decoder]
             self.W_dec.append(nn.ParameterList(tables))
         self.b_enc = nn.ParameterList([nn.Parameter(torch.zeros(self.n_features)) for _ in self])
         self.b_dec = nn.Parameter(torch.zeros(n_layers, d_model))
         if config.skip:
             self.W_skip = nn.Parameter(torch.zeros(n_layers, d_model, d_model))
         if config.activation == "jumprelu":
-            start = torch.full((n_layers, self.n_features), max(config.threshold, 1e-6)).log()
-            self.log_threshold = nn.Parameter(start)
-        self.last: list[float] | None = None
-        """BatchTopK's thresholds of the step before, of each layer."""
-        self._room: Tensor | None = None
-        """Where each step's reconstruction goes: fresh memory costs more than the arithmetic."""
-        self.to(team.device)
+            threshold = max(config.initial_threshold, 1e-6)
+            self.log_threshold = nn.Parameter(
+                torch.full((n_layers, self.n_features), threshold).log()
+            )
+        self.last_thresholds: list[float] | None = None
+        """BatchTopK's threshold of each layer at the step before."""
+        self._output: Tensor | None = None
+        """Memory for each step's reconstruction: new memory costs more than the arithmetic."""
+        self.to(grid.device)
 
-    def __iter__(self):
-        """Layers by number."""
+    def __iter__(self) -> Iterator[int]:
+        """Iterate over the layers by number."""
         return iter(range(self.n_layers))
 
-    def _draw(self, layer: int) -> tuple[Tensor, Tensor]:
+    def _initial_weights(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Encoder [feature, d_model] and decoder [target layer, feature, d_model]."""
         c = self.config
         rng = torch.Generator().manual_seed((c.seed << 16) + layer)
-        written = c.written(layer, self.n_layers)
+        n_written = c.n_written(layer, self.n_layers)
         encoder = torch.empty(c.n_features, self.d_model)
-        decoder = torch.empty(c.n_features, written, self.d_model)
-        widest = (self.n_layers * self.d_model) ** -0.5
+        decoder = torch.empty(c.n_features, n_written, self.d_model)
+        bound = (self.n_layers * self.d_model) ** -0.5
         encoder.uniform_(-(c.n_features**-0.5), c.n_features**-0.5, generator=rng)
-        decoder.uniform_(-widest, widest, generator=rng)
+        decoder.uniform_(-bound, bound, generator=rng)
         return encoder, decoder.transpose(0, 1)
 
     def tables(self, layer: int) -> list[Tensor]:
-        """What a layer's features write, a table [feature, d_model] for each layer written to."""
+        """The decoder of a layer: one table [feature, d_model] for each layer it writes to."""
         return list(self.W_dec[layer].parameters())
 
     @property
     def decoders(self) -> list[list[Tensor]]:
-        """The tables of every layer."""
+        """The decoders of all layers."""
         return [self.tables(layer) for layer in self]
 
     def sharded(self, name: str) -> int | None:
         """The dimension along which a parameter is divided by feature, or None if it is not."""
-        kind = name.split(".")[0]
-        return {"W_enc": 0, "W_dec": 0, "b_enc": 0, "log_threshold": 1}.get(kind)
+        weight = name.split(".")[0]
+        return {"W_enc": 0, "W_dec": 0, "b_enc": 0, "log_threshold": 1}.get(weight)
 
     # One step
 
     def forward(self, batch: Batch, step: int, dead: Bool[Tensor, "layer feature"]) -> StepResult:
-        """The loss of one batch, in normalised units. ``dead`` marks features that AuxK and the
-        pre-activation loss should bring back."""
+        """The loss of one batch, in normalized units. ``dead`` marks the features that AuxK and the
+        pre-activation loss bring back."""
         c = self.config
         layers = self._encode(batch.inputs, step)
-        acts = [self._gate(layer, made) for layer, made in enumerate(layers)]
-        if self._room is None or self._room.shape != batch.outputs.shape:
-            self._room = torch.empty(batch.outputs.shape, device=self.team.device)
-        written = sparse.decode([made.at for made in layers], acts, self.decoders, self._room)
-        recon = self.team.sum_features(written).add_(self.b_dec[:, None])
-        if c.skip:
-            recon += batch.inputs @ self.W_skip.mT
-        error = recon.detach().sub_(batch.outputs)  # nothing else needs the reconstruction
-        squared = losses.MeanSquare.apply(recon, error)
+        active = [layer.active for layer in layers]
+        acts = [self._gate(layer, encoded) for layer, encoded in enumerate(layers)]
+        reconstruction = self._reconstruct(active, acts, batch)
+        # The error takes the reconstruction's memory: nothing else needs it.
+        error = reconstruction.detach().sub_(batch.outputs)
+        squared = losses.MeanSquare.apply(reconstruction, error)
         parts = {"error": squared.mean()}
         if c.activation in ("jumprelu", "relu"):
-            ats = [made.at for made in layers]
-            penalty = losses.tanh_penalty(ats, acts, self.decoders, c.tanh_scale)
-            parts["sparsity"] = c.sparsity_at(step) * self._over_shards(penalty)
-        if (c.aux_k or c.preactivation) and self.team.any(bool(dead.any())):
-            parts |= self._revive(batch.inputs, -error, dead)
+            penalty = losses.tanh_penalty(active, acts, self.decoders, c.tanh_scale)
+            parts["sparsity"] = c.sparsity_at(step) * self._sum_shards(penalty)
+        if (c.aux_k or c.preactivation_coefficient) and self.grid.any(bool(dead.any())):
+            parts |= self._dead_feature_losses(batch.inputs, -error, dead)
         return StepResult(
             loss=torch.stack(list(parts.values())).sum(),
             parts={name: part.detach() for name, part in parts.items()},
             error=squared.detach(),
-            active=torch.stack([_count(m.at, a) for m, a in zip(layers, acts, strict=True)]),
+            active=torch.stack([_count(p, a) for p, a in zip(active, acts, strict=True)]),
         )
 
-    def _encode(self, inputs: Tensor, step: int) -> list[_Layer]:
+    def _reconstruct(self, active: list[Active], acts: list[Tensor], batch: Batch) -> Tensor:
+        if self._output is None or self._output.shape != batch.outputs.shape:
+            self._output = torch.empty(batch.outputs.shape, device=self.grid.device)
+        decoded = sparse.decode(active, acts, self.decoders, self._output)
+        reconstruction = self.grid.sum_features(decoded).add_(self.b_dec[:, None])
+        if self.config.skip:
+            reconstruction += batch.inputs @ self.W_skip.mT
+        return reconstruction
+
+    def _encode(self, inputs: Tensor, step: int) -> list[_Encoded]:
         with torch.no_grad():
-            found, thresholds = self._choose(inputs, step)
-        made = []
-        for layer, (some, least) in enumerate(zip(found, thresholds, strict=True)):
-            at, pre = some.above(least)
+            candidates, ranks = self._choose(inputs, step)
+        encoded = []
+        for layer, (layer_candidates, rank) in enumerate(zip(candidates, ranks, strict=True)):
+            active, pre = layer_candidates.above(rank)
             W, b = self.W_enc[layer], self.b_enc[layer]
-            made.append(_Layer(at, sparse.Encode.apply(at, inputs[layer], W, b, pre)))
-        return made
+            encoded.append(_Encoded(active, sparse.Encode.apply(active, inputs[layer], W, b, pre)))
+        return encoded
 
-    def _choose(self, inputs: Tensor, step: int) -> tuple[list[thresholds.Found], list[float]]:
-        """Entries that may be active, and the least rank of each layer's that are."""
-        exact = [0.0] * self.n_layers
+    def _choose(self, inputs: Tensor, step: int) -> tuple[list[Candidates], list[float]]:
+        """Candidates of each layer, and the lowest rank at which they are active."""
+        zeros = [0.0] * self.n_layers
         if self.config.activation != "batchtopk":
-            return self._find(inputs, step, exact), [-math.inf] * self.n_layers
-        active, least_ranks, guess = [], [None], self._guess(inputs, step)
-        for share in SHARES:
-            active = self._find(inputs, step, [share * least for least in guess])
-            least_ranks = self._thresholds(active, step)
-            # All are known, or there are no more.
-            if None not in least_ranks or max(guess) <= thresholds.TINY:
+            return self._candidates(inputs, step, zeros), [-math.inf] * self.n_layers
+        candidates, ranks, guess = [], [None], self._guess(inputs, step)
+        for share in SEARCH_SHARES:
+            candidates = self._candidates(inputs, step, [share * rank for rank in guess])
+            ranks = self._batch_thresholds(candidates, step)
+            # Enough candidates, or all there are.
+            if None not in ranks or max(guess) <= TINY:
                 break
-        self.last = [thresholds.TINY if t is None else t for t in least_ranks]
-        return active, self.last
+        self.last_thresholds = [TINY if rank is None else rank for rank in ranks]
+        return candidates, self.last_thresholds
 
-    def _find(self, inputs: Tensor, step: int, hints: list[float]) -> list[thresholds.Found]:
-        """Entries that may be active: above the hint, or as the activation has it."""
-        kind, out = self.config.activation, []
-        for layer in self:
-            weight, least, k = None, torch.zeros_like(self.b_enc[layer]), None
-            if kind == "batchtopk":
-                weight = self._norm(layer)
-                least = hints[layer] / weight.clamp(min=1e-12)
-            elif kind == "jumprelu":
-                least = self.log_threshold[layer].exp() - self.config.bandwidth / 2
-            elif kind == "topk":
+    def _candidates(self, inputs: Tensor, step: int, ranks: list[float]) -> list[Candidates]:
+        """Features of each layer that may be active: for BatchTopK those above a rank."""
+        return [self._layer_candidates(layer, inputs[layer], step, ranks[layer]) for layer in self]
+
+    def _layer_candidates(self, layer: int, x: Tensor, step: int, rank: float) -> Candidates:
+        weight, k, threshold = None, None, torch.zeros_like(self.b_enc[layer])
+        match self.config.activation:
+            case "batchtopk":
+                weight = self._decoder_norm(layer)
+                threshold = rank / weight.clamp(min=1e-12)
+            case "jumprelu":
+                threshold = self.log_threshold[layer].exp() - self.config.bandwidth / 2
+            case "topk":
                 k = self.config.k_at(step)
-            encoder = sparse_encoder.Encoder(
-                self.W_enc[layer], self.b_enc[layer], self.config.dtype
-            )
-            token, feature, pre = sparse_encoder.above(inputs[layer], encoder, least, k, self.team)
-            rank = pre if weight is None else pre * weight.index_select(0, feature)
-            size = inputs.shape[1], self.n_features
-            out.append(thresholds.Found(token, feature, pre, rank, *size))
-        return out
+        encoder = Encoder(self.W_enc[layer], self.b_enc[layer], self.config.dtype)
+        token, feature, pre = preactivations_above(x, encoder, threshold, k, self.grid)
+        ranks = pre if weight is None else pre * weight.index_select(0, feature)
+        return Candidates(token, feature, pre, ranks, len(x), self.n_features)
 
-    def _norm(self, layer: int) -> Tensor:
-        """Length of all that each feature writes, [feature]."""
-        return sparse.written_norm([table.detach() for table in self.tables(layer)])
+    def _decoder_norm(self, layer: int) -> Tensor:
+        """Norm of each feature's decoder vectors, [feature], without gradients."""
+        return sparse.decoder_norm([table.detach() for table in self.tables(layer)])
 
     # BatchTopK: the largest activations · decoder norms of a batch, over all layers or in each
 
     def _guess(self, inputs: Tensor, step: int) -> list[float]:
-        """Each layer's threshold as of the last step or, at first, of a sample; the same in every
-        process. Entries far below are never active, and need not be looked at."""
-        if self.last is not None:
-            return self.last
-        some = self._find(inputs[:, :SAMPLE], step, [0.0] * self.n_layers)
-        wanted = self.config.k_at(step) * some[0].n_tokens
-        least = [
-            float(found.rank.topk(wanted).values[-1]) if len(found.rank) > wanted else 0.0
-            for found in some
+        """Each layer's threshold of the last step or, at the first, of a sample; the same in every
+        process. Features far below it are not active and are not searched."""
+        if self.last_thresholds is not None:
+            return self.last_thresholds
+        sample = self._candidates(inputs[:, :SAMPLE_TOKENS], step, [0.0] * self.n_layers)
+        count = self.config.k_at(step) * sample[0].n_tokens
+        ranks = [
+            float(layer.rank.topk(count).values[-1]) if len(layer.rank) > count else 0.0
+            for layer in sample
         ]
-        return [self.team.least(min(least))] * self.n_layers
+        return [self.grid.min(min(ranks))] * self.n_layers
 
-    def _thresholds(self, found: list[thresholds.Found], step: int) -> list[float | None]:
-        """The rank of number k · tokens, of all layers together or of each."""
-        tokens = found[0].n_tokens * self.team.n_data
-        wanted = self.config.k_at(step) * tokens
+    def _batch_thresholds(self, candidates: list[Candidates], step: int) -> list[float | None]:
+        """The (k · tokens)-th largest rank, of each layer or of all layers together."""
+        tokens = candidates[0].n_tokens * self.grid.n_data
+        count = self.config.k_at(step) * tokens
+        ranks = [layer.rank for layer in candidates]
         if self.config.k_per_layer:
-            return [thresholds.batch_threshold(some.rank, wanted, self.team) for some in found]
-        ranks = torch.cat([some.rank for some in found])
-        least = thresholds.batch_threshold(ranks, wanted * self.n_layers, self.team)
-        return [least] * self.n_layers
+            return [thresholds.batch_threshold(r, count, self.grid) for r in ranks]
+        shared = thresholds.batch_threshold(torch.cat(ranks), count * self.n_layers, self.grid)
+        return [shared] * self.n_layers
 
     @torch.no_grad()
     def thresholds(self, inputs: Float[Tensor, "layer token d_model"]) -> Float[Tensor, " layer"]:
         """BatchTopK's thresholds on one batch, in units of activation · decoder norm."""
-        _, least = self._choose(inputs, self.config.steps)
-        return torch.tensor(least, device=inputs.device)
+        _, ranks = self._choose(inputs, self.config.steps)
+        return torch.tensor(ranks, device=inputs.device)
 
-    def _gate(self, layer: int, made: _Layer) -> Tensor:
+    def _gate(self, layer: int, encoded: _Encoded) -> Tensor:
         if self.config.activation != "jumprelu":
-            return made.values
-        threshold = self.log_threshold[layer].exp()[made.at.feature]
-        return losses.JumpGate.apply(made.values, threshold, self.config.bandwidth)
+            return encoded.pre
+        threshold = self.log_threshold[layer].exp()[encoded.active.feature]
+        return losses.JumpGate.apply(encoded.pre, threshold, self.config.bandwidth)
 
-    def _revive(self, inputs: Tensor, missing: Tensor, dead: Tensor) -> dict[str, Tensor]:
+    # Dead features
+
+    def _dead_feature_losses(
+        self, inputs: Tensor, missing: Tensor, dead: Tensor
+    ) -> dict[str, Tensor]:
+        """The AuxK and the pre-activation loss. ``missing``: outputs minus reconstruction."""
         c, parts = self.config, {}
-        columns = [dead[layer].nonzero()[:, 0] for layer in self]
+        features = [dead[layer].nonzero()[:, 0] for layer in self]
         pres = [
             torch.addmm(self.b_enc[layer][index], inputs[layer], self.W_enc[layer][index].T)
-            for layer, index in enumerate(columns)
+            for layer, index in enumerate(features)
         ]
         if c.aux_k:
-            made_up = self._reconstruct_with(columns, pres, inputs)
-            size = self.team.total(missing.square().mean((1, 2)), DATA) / self.team.n_data
-            parts["aux"] = c.aux * losses.relative_error(made_up, missing, size)
-        if c.preactivation:
-            each = [self._push(layer, columns[layer], pres[layer]) for layer in self]
-            total = self._over_shards(torch.stack(each).mean())
-            parts["preactivation"] = c.preactivation * total
+            auxiliary = self._auxiliary_reconstruction(features, pres, inputs)
+            mean_square = self.grid.sum(missing.square().mean((1, 2)), DATA) / self.grid.n_data
+            error = losses.relative_error(auxiliary, missing, mean_square)
+            parts["aux"] = c.aux_coefficient * error
+        if c.preactivation_coefficient:
+            layer_losses = [
+                self._preactivation_loss(layer, features[layer], pres[layer]) for layer in self
+            ]
+            total = self._sum_shards(torch.stack(layer_losses).mean())
+            parts["preactivation"] = c.preactivation_coefficient * total
         return parts
 
-    def _reconstruct_with(
-        self, columns: list[Tensor], pres: list[Tensor], inputs: Tensor
+    def _auxiliary_reconstruction(
+        self, features: list[Tensor], pres: list[Tensor], inputs: Tensor
     ) -> Tensor:
-        """What the most active of the given features would write, [layer, token, d_model]."""
-        ats, values = [], []
-        for layer, (index, pre) in enumerate(zip(columns, pres, strict=True)):
-            held = pre.detach()
-            mask = held >= thresholds.token_threshold(held, self.config.aux_k, self.team)
-            at = sparse.active_among(mask, index, self.n_features)
+        """What the ``aux_k`` most active of some features write, [layer, token, d_model]."""
+        active, values = [], []
+        for layer, (index, pre) in enumerate(zip(features, pres, strict=True)):
+            detached = pre.detach()
+            mask = detached >= thresholds.token_threshold(detached, self.config.aux_k, self.grid)
+            pairs = sparse.active_from_columns(mask, index, self.n_features)
             W, b = self.W_enc[layer], self.b_enc[layer]
-            ats.append(at)
-            values.append(sparse.Encode.apply(at, inputs[layer], W, b, held[mask]))
-        return self.team.sum_features(sparse.decode(ats, values, self.decoders))
+            active.append(pairs)
+            values.append(sparse.Encode.apply(pairs, inputs[layer], W, b, detached[mask]))
+        return self.grid.sum_features(sparse.decode(active, values, self.decoders))
 
-    def _push(self, layer: int, index: Tensor, pre: Tensor) -> Tensor:
-        """Mean over tokens of Σ relu(least − pre) · ‖W_dec,i‖ over dead features, ``least`` being
-        what makes a feature active."""
-        norm = self._norm(layer)[index]  # constant, or decoders would shrink instead
-        return ((self._least(layer)[index] - pre).relu() * norm).sum(1).mean()
+    def _preactivation_loss(self, layer: int, index: Tensor, pre: Tensor) -> Tensor:
+        """Mean over tokens of Σ relu(threshold − pre) · ‖W_dec,i‖ over some features."""
+        norm = self._decoder_norm(layer)[index]  # constant, or decoders would shrink instead
+        return ((self._feature_thresholds(layer)[index] - pre).relu() * norm).sum(1).mean()
 
-    def _least(self, layer: int) -> Tensor:
+    def _feature_thresholds(self, layer: int) -> Tensor:
         """The pre-activation above which each feature is active, [feature]."""
         if self.config.activation == "jumprelu":
             return self.log_threshold[layer].exp()
-        least = self.last[layer] if self.last is not None else 0.0
-        return least / self._norm(layer).clamp(min=1e-12)
+        rank = self.last_thresholds[layer] if self.last_thresholds is not None else 0.0
+        return rank / self._decoder_norm(layer).clamp(min=1e-12)
 
-    def _over_shards(self, term: Tensor) -> Tensor:
-        """A term that each shard has its part of, as a whole number with this shard's gradient."""
-        others = self.team.total(term, FEATURES) - term.detach()
+    def _sum_shards(self, term: Tensor) -> Tensor:
+        """The sum of a term over the shards, with the gradient of this shard's part."""
+        others = self.grid.sum(term, FEATURES) - term.detach()
         return term + others
 
     # The result
 
     def layer_weights(self, layer: int) -> LayerWeights:
-        """One layer's whole weights, in normalised units."""
-        full = self.team.full
+        """One layer's full weights, in normalized units."""
+        full = self.grid.full
         return LayerWeights(
             W_enc=full(self.W_enc[layer].detach(), 0),
             b_enc=full(self.b_enc[layer].detach(), 0),
@@ -286,14 +303,17 @@ class TrainingTranscoder(nn.Module):
         )
 
     def to_dictionary(
-        self, scales: Normalization, threshold: Float[Tensor, " layer"], model_name: str
+        self,
+        normalization: Normalization,
+        threshold: Float[Tensor, " layer"],
+        model_name: str,
     ) -> Transcoder:
-        """The dictionary in raw model space. ``threshold`` is BatchTopK's, calibrated, in units of
+        """The dictionary for raw activations. ``threshold`` is BatchTopK's, calibrated, in units of
         activation · decoder norm."""
         c = self.config
-        layers = [scales.fold(layer, self.layer_weights(layer)) for layer in self]
-        kind = CrossLayerTranscoder if c.kind == "clt" else TranscoderSet
-        return kind(
+        layers = [normalization.fold(layer, self.layer_weights(layer)) for layer in self]
+        dictionary_type = CrossLayerTranscoder if c.kind == "clt" else TranscoderSet
+        return dictionary_type(
             layers,
             self._activation(threshold),
             feature_input_hook=c.feature_input_hook,
@@ -304,17 +324,17 @@ class TrainingTranscoder(nn.Module):
     def _activation(self, threshold: Tensor) -> Activation:
         match self.config.activation:
             case "batchtopk":
-                norms = torch.stack([self._norm(layer) for layer in self])
-                return JumpReLU(threshold[:, None] / self.team.full(norms, 1).clamp(min=1e-12))
+                norms = torch.stack([self._decoder_norm(layer) for layer in self])
+                return JumpReLU(threshold[:, None] / self.grid.full(norms, 1).clamp(min=1e-12))
             case "jumprelu":
-                return JumpReLU(self.team.full(self.log_threshold.detach().exp(), 1))
+                return JumpReLU(self.grid.full(self.log_threshold.detach().exp(), 1))
             case "topk":
                 return TopK(self.config.k)
             case _:
                 return ReLU()
 
 
-def _count(at: Active, acts: Tensor) -> Tensor:
-    """How many tokens each feature is active on, [feature]."""
-    on = (acts.detach() > 0).float()
-    return torch.bincount(at.feature, weights=on, minlength=at.n_features)
+def _count(active: Active, acts: Tensor) -> Tensor:
+    """Number of tokens on which each feature is active, [feature]."""
+    positive = (acts.detach() > 0).float()
+    return torch.bincount(active.feature, weights=positive, minlength=active.n_features)

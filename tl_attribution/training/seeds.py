@@ -1,4 +1,4 @@
-"""Random numbers that are a function of where they are used, so that nothing need be stored."""
+"""Random generators seeded by where they are used, so that their state need not be saved."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import torch
 
 
-def generator(*place: int) -> torch.Generator:
-    """A generator on the CPU whose state follows from a few integers, and from nothing else."""
-    digest = hashlib.sha256(repr(place).encode()).digest()
+def generator(*key: int) -> torch.Generator:
+    """A generator on the CPU whose seed follows from some integers alone."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

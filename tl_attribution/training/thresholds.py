@@ -1,4 +1,4 @@
-"""Which features are active: thresholds on pre-activations, the same for one process or many."""
+"""Thresholds of TopK and BatchTopK, the same for one process or many."""
 
 from __future__ import annotations
 
@@ -8,94 +8,98 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_attribution.training import kernels, sparse
+from tl_attribution.training import kernels
 from tl_attribution.training.distributed import DATA, FEATURES, ProcessGrid
-from tl_attribution.training.sparse import Active
+from tl_attribution.training.sparse import Active, active_from_indices
 
 TINY = 1e-30
 """Stands for zero: an active feature's pre-activation is above it."""
 
 TIE = 1e-5
-"""Share by which ranks may differ and count as equal. The same text twice in a batch gives the same
-activations but for rounding, which depends on the processor and on the number of processes."""
+"""Relative difference up to which ranks count as equal. The same text twice in a batch gives the
+same activations up to rounding, which depends on the processor and on the number of processes."""
 
-Pre = Float[Tensor, "token feature"]
+PreActivations = Float[Tensor, "token feature"]
 
 
-class Found(NamedTuple):
-    """Entries of one layer that may be active, ordered by token; ``rank`` decides which are."""
+class Candidates(NamedTuple):
+    """Features of one layer that may be active, ordered by token; the ones of highest ``rank``
+    are."""
 
-    token: Int[Tensor, " found"]
-    feature: Int[Tensor, " found"]
-    pre: Float[Tensor, " found"]
-    rank: Float[Tensor, " found"]
+    token: Int[Tensor, " candidate"]
+    feature: Int[Tensor, " candidate"]
+    pre: Float[Tensor, " candidate"]
+    rank: Float[Tensor, " candidate"]
     n_tokens: int
     n_features: int
 
-    def above(self, least: float) -> tuple[Active, Tensor]:
-        """Entries of at least this rank, or equal to it, and their pre-activations."""
-        keep = kernels.where(self.rank >= least * (1 - TIE))
+    def above(self, threshold: float) -> tuple[Active, Tensor]:
+        """The candidates whose rank is at least the threshold, up to :data:`TIE`, and their
+        pre-activations."""
+        keep = kernels.flat_nonzero(self.rank >= threshold * (1 - TIE))
         token, feature, pre = (
             t.index_select(0, keep) for t in (self.token, self.feature, self.pre)
         )
-        return sparse.indexed(token, feature, self.n_tokens, self.n_features), pre
+        return active_from_indices(token, feature, self.n_tokens, self.n_features), pre
 
 
-def batch_threshold(ranks: Float[Tensor, " found"], wanted: int, team: ProcessGrid) -> float | None:
-    """The rank of number ``wanted`` in all processes together (Bussmann et al. 2024), or None if
-    there are fewer."""
-    every = _join(ranks, wanted, team)
-    if len(every) < wanted:
+def batch_threshold(
+    ranks: Float[Tensor, " candidate"], count: int, grid: ProcessGrid
+) -> float | None:
+    """BatchTopK's threshold, the ``count``-th largest rank over all processes (Bussmann et al.
+    2024), or None if there are fewer."""
+    gathered = _gather_largest(ranks, count, grid)
+    if len(gathered) < count:
         return None
-    return kernels.of_rank(every, wanted)
+    return kernels.kth_largest(gathered, count)
 
 
-def _join(found: Tensor, wanted: int, team: ProcessGrid) -> Tensor:
-    """The largest positive values of all processes together, at least ``wanted`` if there are."""
-    if team.mesh is None:
-        return found
-    size = min(wanted, _largest(len(found), team, found))
-    best = found.topk(min(size, len(found))).values
-    padded = torch.cat([best, best.new_zeros(size - len(best))])
-    every = team.gather(padded, FEATURES, DATA)
-    return every[every > 0]
+def _gather_largest(ranks: Tensor, count: int, grid: ProcessGrid) -> Tensor:
+    """The largest positive ranks of all processes, at least ``count`` if there are that many."""
+    if grid.mesh is None:
+        return ranks
+    longest = int(
+        grid.gather(torch.tensor([len(ranks)], device=ranks.device), FEATURES, DATA).max()
+    )
+    size = min(count, longest)
+    largest = ranks.topk(min(size, len(ranks))).values
+    padded = torch.cat([largest, largest.new_zeros(size - len(largest))])
+    gathered = grid.gather(padded, FEATURES, DATA)
+    return gathered[gathered > 0]
 
 
-def _largest(n: int, team: ProcessGrid, like: Tensor) -> int:
-    each = team.gather(torch.tensor([n], device=like.device), FEATURES, DATA)
-    return int(each.max())
+def token_threshold(pre: PreActivations, k: int, grid: ProcessGrid) -> Float[Tensor, "token 1"]:
+    """TopK's threshold, each token's k-th largest pre-activation, or just above zero if fewer are
+    positive."""
+    largest = kernels.topk_values(pre, k)
+    if grid.n_shards > 1:
+        padding = largest.new_zeros(len(largest), k - largest.shape[1])
+        gathered = grid.gather(torch.cat([largest, padding], dim=1), FEATURES)
+        largest = kernels.topk_values(gathered, k)
+    if largest.shape[1] < k:
+        return largest.new_full((len(largest), 1), TINY)
+    return largest.amin(1, keepdim=True).clamp(min=TINY)
 
 
-def token_threshold(pre: Pre, k: int, team: ProcessGrid) -> Float[Tensor, "token 1"]:
-    """The pre-activation of rank k of each token, or just above zero if fewer are positive."""
-    best = kernels.largest(pre, k)
-    if team.n_shards > 1:
-        missing = best.new_zeros(len(best), k - best.shape[1])
-        best = kernels.largest(team.gather(torch.cat([best, missing], dim=1), FEATURES), k)
-    if best.shape[1] < k:
-        return best.new_full((len(best), 1), TINY)
-    return best.amin(1, keepdim=True).clamp(min=TINY)
-
-
-def below_largest(pre: Pre, k: int) -> Float[Tensor, "token 1"]:
-    """A number of each token that its k largest pre-activations are above, and few others: just
-    below the k-th largest of the maxima of several times k groups of features."""
-    groups = max(32, 4 * k)
-    each = pre.shape[1] // groups
-    if each < 2:
+def topk_lower_bound(pre: PreActivations, k: int) -> Float[Tensor, "token 1"]:
+    """A lower bound that each token's k largest pre-activations exceed, and few others: just below
+    the k-th largest of the maxima of at least 4 · k groups of features."""
+    n_groups = max(32, 4 * k)
+    group_size = pre.shape[1] // n_groups
+    if group_size < 2:
         return pre.new_zeros(len(pre), 1)
-    maxima = pre[:, : each * groups].unflatten(1, (each, groups)).amax(1)
-    least = kernels.largest(maxima, k).amin(1, keepdim=True)
-    return least.nextafter(torch.full_like(least, -torch.inf)).clamp(min=0)
+    maxima = pre[:, : group_size * n_groups].unflatten(1, (group_size, n_groups)).amax(1)
+    threshold = kernels.topk_values(maxima, k).amin(1, keepdim=True)
+    return threshold.nextafter(torch.full_like(threshold, -torch.inf)).clamp(min=0)
 
 
-def by_token(
-    token: Int[Tensor, " found"], values: Float[Tensor, " found"], n_tokens: int
+def padded_by_token(
+    token: Int[Tensor, " entry"], values: Float[Tensor, " entry"], n_tokens: int
 ) -> Float[Tensor, "token most"]:
-    """Values that are ordered by token as a table with a row for each, filled up with zeros."""
+    """Values that are ordered by token as a table with one row per token, padded with zeros."""
     counts = torch.bincount(token, minlength=n_tokens)
-    first = counts.cumsum(0) - counts
-    place = torch.arange(len(token), device=token.device) - first.index_select(0, token)
+    start = counts.cumsum(0) - counts
+    column = torch.arange(len(token), device=token.device) - start.index_select(0, token)
     table = values.new_zeros(n_tokens, int(counts.max()))
-    table[token, place] = values
+    table[token, column] = values
     return table

@@ -1,4 +1,4 @@
-"""``train``: a dataset and a model in, a dictionary out."""
+"""``train``: train a dictionary for a model on a dataset."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import torch
 from tl_attribution.devices import free_memory
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, TooLargeError
-from tl_attribution.hosts.opening import open_host
+from tl_attribution.hosts.opening import ModelSites, open_sites
 from tl_attribution.hosts.protocols import Host
-from tl_attribution.training import distributed
-from tl_attribution.training.callbacks import Callback
+from tl_attribution.training.activations import open_buffer
+from tl_attribution.training.callbacks import Callback, Observers
 from tl_attribution.training.config import TrainingConfig
-from tl_attribution.training.distributed import ProcessGrid
+from tl_attribution.training.distributed import ProcessGrid, process_grid
+from tl_attribution.training.model import TrainingTranscoder
+from tl_attribution.training.run_folder import RunFolder
 from tl_attribution.training.trainer import Trainer
 
 
@@ -38,36 +40,42 @@ def train(
     training").
 
     ``dataset``: a ``datasets`` dataset, a folder, a .txt or .jsonl file, a list of texts, or an
-    iterator of token batches [row, position]. ``out``: the run's folder, with its log, checkpoints
-    and dictionary; None keeps nothing on disk. ``device`` is where the dictionary is trained; None:
-    where the model is, or on a GPU if there is one. ``resume`` goes on from the last checkpoint,
-    bit for bit on a CPU; ``overwrite`` starts anew. ``data_name`` stands for the dataset in
-    ``run.json``; ``on_progress`` is told (tokens done, in all, what) after each record;
-    ``evaluate`` is called with the dictionary at the end, in the first process, and callbacks are
-    told what it returns.
+    iterator of token batches [row, position]. ``out``: the run's folder, for its log, checkpoints
+    and dictionary; None writes no files. ``device``: where the dictionary is trained; None takes
+    the model's, or a GPU if there is one. ``resume`` continues from the last checkpoint, bit for
+    bit on a CPU; ``overwrite`` starts again. ``data_name``: name of the dataset in ``run.json``.
+    ``on_progress`` is called with (tokens trained on, total tokens, a summary) after each record;
+    ``evaluate`` with the dictionary at the end, in the main process, and its result is passed to
+    the callbacks.
 
-    Returns the dictionary in raw model space. Raises InputError for a configuration, dataset or
+    Returns the dictionary for raw activations. Raises InputError for a configuration, dataset or
     folder that cannot be used, UnsupportedModelError for a model without MLPs, NotFoundError for an
-    unknown hook, TooLargeError if the shape does not fit in memory, and TrainingError for a run
-    that cannot go on; what was kept is said.
+    unknown hook, TooLargeError if the run does not fit in memory, and TrainingError if the loss
+    diverges or a checkpoint cannot be written; the message says which checkpoint is kept.
     """
     config = config or TrainingConfig()
-    host = open_host(model)
-    place = device or _accelerator(model)
-    with distributed.joined(config.feature_shards, place) as team:
-        _check(config, host, team)
-        run = Trainer(model, host, dataset, config, team, Path(out) if out else None)
-        run.open(resume, overwrite, data_name or _describe(dataset))
-        run.watchers = list(callbacks) if team.first else []
-        run.on_progress = on_progress if team.first else None
-        run.evaluate = evaluate if team.first else None
-        return run.go()
+    sites = open_sites(model, config.feature_input_hook, config.feature_output_hook)
+    host = sites.host
+    with process_grid(config.feature_shards, device or _accelerator(sites)) as grid:
+        _check(config, host, grid)
+        buffer = open_buffer(model, sites, dataset, config, grid)
+        transcoder = TrainingTranscoder(config, host.n_layers, host.d_model, grid)
+        folder = RunFolder(
+            Path(out) if out else None,
+            config,
+            host,
+            grid,
+            data_name=data_name or _describe(dataset),
+            resume=resume,
+            overwrite=overwrite,
+        )
+        observers = Observers(callbacks, on_progress, evaluate)
+        return Trainer(sites, buffer, transcoder, folder, observers).fit()
 
 
-def _accelerator(model: Any) -> torch.device | None:
+def _accelerator(sites: ModelSites) -> torch.device | None:
     """Where the model is, if that is not the CPU."""
-    weight = next(iter(model.parameters()), None)
-    return None if weight is None or weight.device.type == "cpu" else weight.device
+    return None if sites.device.type == "cpu" else sites.device
 
 
 def _describe(dataset: Any) -> str:
@@ -76,22 +84,23 @@ def _describe(dataset: Any) -> str:
     return f"{type(dataset).__module__}.{type(dataset).__qualname__}"
 
 
-def _check(config: TrainingConfig, host: Host, team: ProcessGrid) -> None:
-    host.read_site(config.feature_input_hook)
-    host.write_site(config.feature_output_hook)
-    lanes = team.lanes
-    if config.batch % lanes:
-        raise InputError(f"batch={config.batch} must be a multiple of {lanes}")
-    if config.dtype == "bfloat16" and team.device.type == "cpu":
+def _check(config: TrainingConfig, host: Host, grid: ProcessGrid) -> None:
+    if config.batch_size % grid.lanes:
         raise InputError(
-            "dtype='bfloat16' is for GPUs: on a CPU its products are far slower than float32's"
+            f"batch_size must be a multiple of {grid.lanes} with {grid.n_data} data-parallel "
+            f"processes, got {config.batch_size}"
         )
-    needed = config.memory(host, team.n_data * team.n_shards)
-    free = free_memory(team.device)
-    if needed > free:
+    if config.dtype == "bfloat16" and grid.device.type == "cpu":
+        raise InputError(
+            "dtype='bfloat16' needs a GPU: on a CPU its products are far slower than those of "
+            "float32; choose dtype='float32'"
+        )
+    required = config.memory(host, grid.n_data * grid.n_shards)
+    free = free_memory(grid.device)
+    if required > free:
         raise TooLargeError(
             f"{host.n_layers} layers × {config.n_features} features with a buffer of "
-            f"{config.buffer} tokens need about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} "
-            "GiB are free; ask for fewer features, a smaller buffer or window, or more "
-            "feature_shards"
+            f"{config.buffer_size} tokens need about {required / 2**30:.1f} GiB, and "
+            f"{free / 2**30:.1f} GiB are free; choose fewer features, a smaller buffer_size or "
+            "window, or more feature_shards"
         )

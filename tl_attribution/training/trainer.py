@@ -1,12 +1,10 @@
-"""A training run in one process: its loop, its folder, what it tells those who watch."""
+"""The training loop of one process: steps, checkpoints, records, and the dictionary at the end."""
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,33 +14,29 @@ from torch import Tensor
 
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import TrainingError
-from tl_attribution.hosts.prompt import resolve_prefix
-from tl_attribution.hosts.protocols import Host
-from tl_attribution.training import callbacks as watching
-from tl_attribution.training import checkpoint, normalization
+from tl_attribution.training import normalization
+from tl_attribution.training.activations import ModelSites
 from tl_attribution.training.buffer import Batch, Buffer
-from tl_attribution.training.callbacks import Callback, StepRecord
-from tl_attribution.training.config import TrainingConfig
-from tl_attribution.training.datasets import open_rows, reader_for
-from tl_attribution.training.distributed import DATA, FEATURES, ProcessGrid
+from tl_attribution.training.callbacks import Callback, Observers, RunInfo, StepRecord
+from tl_attribution.training.distributed import DATA, FEATURES
 from tl_attribution.training.interrupts import interrupts
 from tl_attribution.training.model import StepResult, TrainingTranscoder
+from tl_attribution.training.normalization import Normalization
 from tl_attribution.training.optimizer import Optimizer
+from tl_attribution.training.run_folder import RunFolder
 
-READ_AT_ONCE = 4096
-"""Tokens of one forward pass of the model."""
-CALIBRATION = 16
-"""Batches over which BatchTopK's threshold is averaged at the end."""
-MEASURED = 16_384
-"""Tokens over which normalisation is measured at the start, if the buffer holds as many."""
-EXPLODED = 30.0
-"""Times its running mean that a step's loss may reach."""
-SMOOTH = 0.98
-"""How slowly that mean follows."""
+CALIBRATION_BATCHES = 16
+"""Batches over which BatchTopK's thresholds are averaged at the end."""
+NORMALIZATION_TOKENS = 16_384
+"""Tokens over which the normalization is measured at the start, if the buffer holds as many."""
+MAX_LOSS_RATIO = 30.0
+"""Ratio of a step's loss to its running mean above which the run stops."""
+LOSS_DECAY = 0.98
+"""Decay of the running mean of the loss."""
 
 
 class _State(NamedTuple):
-    """Numbers that go into a checkpoint besides tensors."""
+    """The state in a checkpoint besides tensors."""
 
     step: int
     buffer: dict[str, int]
@@ -51,264 +45,221 @@ class _State(NamedTuple):
 
 
 class Trainer:
-    """One training run in one process."""
+    """Trains a transcoder in one process, from the start or from the folder's last checkpoint.
+
+    ``buffer`` serves the activations of the model at ``sites``. Raises FormatError for a checkpoint
+    that cannot be read.
+    """
 
     def __init__(
         self,
-        model: Any,
-        host: Host,
-        dataset: Any,
-        config: TrainingConfig,
-        team: ProcessGrid,
-        out: Path | None,
+        sites: ModelSites,
+        buffer: Buffer,
+        transcoder: TrainingTranscoder,
+        folder: RunFolder,
+        observers: Observers,
     ) -> None:
-        self.host, self.config, self.team, self.out = host, config, team, out
-        self.watchers: list[Callback] = []
-        self.on_progress: Callable[[int, int, str], None] | None = None
-        self.evaluate: Callable[[Transcoder], Any] | None = None
-        self.buffer = self._buffer(model, dataset)
-        self.trainee = TrainingTranscoder(config, host.n_layers, host.d_model, team)
-        self.optimiser = Optimizer(self.trainee, team)
-        shape = (host.n_layers, self.trainee.n_features)
-        self.idle = torch.zeros(shape, dtype=torch.int64, device=team.device)
-        """Tokens since each feature was last active."""
-        self.fired = torch.zeros(shape, device=team.device)
-        """How often each was active since the last checkpoint."""
-        self.fired_over = 0
-        self.scales = normalization.none(host.n_layers, host.d_model)
+        self.model_name = sites.host.name
+        self.buffer, self.transcoder, self.folder = buffer, transcoder, folder
+        self.config, self.grid = transcoder.config, transcoder.grid
+        self.observers = observers if self.grid.is_main else Observers()
+        self.optimizer = Optimizer(transcoder, self.grid)
+        shape = (transcoder.n_layers, transcoder.n_features)
+        self.tokens_inactive = torch.zeros(shape, dtype=torch.int64, device=self.grid.device)
+        """Tokens since each feature was last active, [layer, feature]."""
+        self.times_active = torch.zeros(shape, device=self.grid.device)
+        """Tokens since the last checkpoint on which each feature was active, [layer, feature]."""
+        self.tokens_counted = 0
+        """Tokens since the last checkpoint."""
         self._batch: Batch | None = None
-        self.step, self.loss_mean, self.run_id = 0, None, uuid.uuid4().hex[:8]
+        self.step = 0
+        self.loss_mean: float | None = None
+        saved = folder.load(self.grid.device)
+        self.normalization = self._measured() if saved is None else self._restored(*saved)
+        self.first_step = self.step
+        if self.grid.is_main:
+            folder.trim_log(self.step)
 
-    def _buffer(self, model: Any, dataset: Any) -> Buffer:
-        c, host, team = self.config, self.host, self.team
-        read = reader_for(
-            model,
-            host,
-            host.read_site(c.feature_input_hook),
-            host.write_site(c.feature_output_hook),
+    # Start and resume
+
+    def _measured(self) -> Normalization:
+        """The normalization measured on the first batches, which are then served again."""
+        t = self.transcoder
+        if not self.config.normalize:
+            return normalization.identity(t.n_layers, t.d_model).to(self.grid.device)
+        batches = math.ceil(NORMALIZATION_TOKENS / self.config.batch_size)
+        state = self.buffer.state
+        measured = normalization.measure(
+            (self.buffer.next() for _ in range(min(batches, self.buffer.batches))), self.grid
         )
-        rows = open_rows(
-            dataset,
-            host,
-            context=c.context_for(host),
-            concat=c.concat,
-            column=c.column,
-            seed=c.seed,
-        )
-        lanes = team.lanes
-        share = lanes // team.n_data
-        sample = rows.rows(0, 1)
-        read(sample)  # a model without MLPs says so before anything is written
-        prefix = resolve_prefix(host, sample.ids[0, : int(sample.lengths[0])], None)
-        return Buffer(
-            read,
-            rows,
-            capacity=c.buffer,
-            batch=c.batch,
-            prefix=prefix,
-            seed=c.seed,
-            lanes=lanes,
-            rows_at_once=max(1, READ_AT_ONCE // c.context_for(host)),
-            lane_range=range(team.data_rank * share, (team.data_rank + 1) * share),
-            device=team.device,
-        )
+        self.buffer.load_state(state)
+        return measured.to(self.grid.device)
 
-    # The folder
-
-    def open(self, resume: bool, overwrite: bool, data: str) -> None:
-        """Start anew or from the last checkpoint."""
-        saved = None
-        if self.out is not None:
-            about = {
-                "format": checkpoint.FORMAT,
-                "run_id": self.run_id,
-                "config": self.config.to_dict(),
-                "model": {"name": self.host.name, "n_layers": self.host.n_layers},
-                "data": data,
-            }
-            if self.team.first:
-                checkpoint.prepare(self.out, about, resume=resume, overwrite=overwrite)
-            self.team.any(False)  # the others wait until the folder is ready
-            self.run_id = checkpoint.read_run(self.out)["run_id"]
-            saved = checkpoint.load(self.out, self.team.device) if resume else None
-        if saved is None:
-            self._begin()
-        else:
-            self._restore(*saved)
-        if self.out is not None and self.team.first:
-            checkpoint.trim_log(self.out, self.step)
-
-    def _begin(self) -> None:
-        if not self.config.normalise:
-            self.scales = self._placed(self.scales)
-            return
-        count = min(math.ceil(MEASURED / self.config.batch), self.buffer.batches)
-        held = self.buffer.state
-        self.scales = self._placed(
-            normalization.measure((self.buffer.next() for _ in range(count)), self.team)
-        )
-        self.buffer.load_state(held)
-
-    def _placed(self, found: normalization.Normalization) -> normalization.Normalization:
-        return normalization.Normalization(*(t.to(self.team.device) for t in found))
-
-    def _save(self) -> Path | None:
-        """Write a checkpoint; every process takes part."""
-        if self.out is None:
-            return None
-        tensors = {f"scales.{k}": v for k, v in self.scales._asdict().items()}
-        tensors["idle"] = self.team.full(self.idle, 1)
-        tensors |= self.optimiser.tensors()
-        if not self.team.first:
-            return None
-        state = _State(self.step, self.buffer.state, self.loss_mean, self.trainee.last)
-        return checkpoint.save(self.out, self.step, tensors, state._asdict())
-
-    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def _restored(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> Normalization:
+        """The normalization of a checkpoint, from which everything else is restored."""
         saved = _State(**state)
         self.step, self.loss_mean = saved.step, saved.loss_mean
-        self.scales = normalization.Normalization(
-            *(tensors[f"scales.{k}"] for k in normalization.Normalization._fields)
-        )
-        self.idle = self.team.local(tensors["idle"], 1)
-        self.trainee.last = saved.thresholds
-        self.optimiser.load(tensors, self.step)
+        self.tokens_inactive = self.grid.local(tensors["idle"], 1)
+        self.transcoder.last_thresholds = saved.thresholds
+        self.optimizer.load(tensors, self.step)
         self.buffer.load_state(saved.buffer)
+        return Normalization(*(tensors[f"scales.{name}"] for name in Normalization._fields))
+
+    def _save(self) -> Path | None:
+        """Write a checkpoint; every process must call it."""
+        if self.folder.path is None:
+            return None
+        tensors = {f"scales.{k}": v for k, v in self.normalization._asdict().items()}
+        tensors["idle"] = self.grid.full(self.tokens_inactive, 1)
+        tensors |= self.optimizer.tensors()
+        if not self.grid.is_main:
+            return None
+        thresholds = self.transcoder.last_thresholds
+        state = _State(self.step, self.buffer.state, self.loss_mean, thresholds)
+        return self.folder.save(self.step, tensors, state._asdict())
 
     # The loop
 
-    def go(self) -> Transcoder:
-        """Train to the end. Ends early, leaving a checkpoint, when interrupted."""
-        about = watching.RunInfo(
-            self.config,
-            self.host.name,
-            self.host.n_layers,
-            self.host.d_model,
-            self.out,
-            self.run_id,
-            self.step,
-        )
-        self._tell(lambda w: w.on_start(about))
+    def fit(self) -> Transcoder:
+        """Train to the end and return the dictionary. An interrupt raises KeyboardInterrupt after
+        the current step, with a checkpoint; a loss that diverges raises TrainingError."""
+        info = self._run_info()
+        self._notify(lambda callback: callback.on_start(info))
         try:
-            with interrupts() as stopped:
-                self._steps(stopped)
+            with interrupts() as stop:
+                self._train(stop)
             return self._finish()
         except BaseException as error:
-            self._tell(lambda w, e=error: w.on_stop(e))
+            self._notify(lambda callback, error=error: callback.on_stop(error))
             raise
 
-    def _steps(self, stopped: threading.Event) -> None:
-        c, start, first = self.config, time.monotonic(), self.step
-        while self.step < c.steps:
-            dead = self.idle >= c.dead_after
-            batch = self._next()
-            outcome, norm = self._step(batch, dead)
-            self._note(outcome, batch.inputs.shape[1])
-            if self.step % c.log_every == 0 or self.step == c.steps:
-                pace = (self.step - first) / (time.monotonic() - start)
-                self._record(batch, outcome, norm, pace)
-            if self.step % c.checkpoint_every == 0 or self.step == c.steps:
-                self._checkpoint()
-            if self.team.any(stopped.is_set()):
-                if self.step % c.checkpoint_every and self.step < c.steps:
-                    self._checkpoint()
-                raise KeyboardInterrupt(f"stopped at step {self.step}: {checkpoint.kept(self.out)}")
-
-    def _next(self) -> Batch:
-        """The next batch in normalised units, in the place of the last one."""
-        self._batch = self.scales.normalise(self.buffer.next(), self._batch)
-        return self._batch
-
-    def _step(self, batch: Batch, dead: Tensor) -> tuple[StepResult, float]:
-        outcome = self.trainee(batch, self.step, dead)
-        loss = float(self.team.total(outcome.loss, DATA)) / self.team.n_data
-        self._sane(loss)
-        norm = self.optimiser.update(outcome.loss, self.step)
-        if not math.isfinite(norm):
-            self._broken(f"the gradient's norm is {norm}")
-        self.step += 1
-        return outcome._replace(loss=torch.tensor(loss)), norm
-
-    def _sane(self, loss: float) -> None:
-        mean = self.loss_mean
-        if not math.isfinite(loss):
-            self._broken(f"the loss is {loss}")
-        if mean is not None and loss > EXPLODED * mean:
-            self._broken(f"the loss rose from about {mean:.3g} to {loss:.3g} in one step")
-        self.loss_mean = loss if mean is None else SMOOTH * mean + (1 - SMOOTH) * loss
-
-    def _broken(self, what: str) -> None:
-        raise TrainingError(
-            f"step {self.step + 1}: {what}; {checkpoint.kept(self.out)}. Try a lower "
-            f"learning_rate (it is {self.config.peak_rate:.2g}) or a longer warm-up"
+    def _run_info(self) -> RunInfo:
+        return RunInfo(
+            config=self.config,
+            model=self.model_name,
+            n_layers=self.transcoder.n_layers,
+            d_model=self.transcoder.d_model,
+            out=self.folder.path,
+            run_id=self.folder.run_id,
+            resumed_at=self.first_step,
         )
 
-    def _note(self, outcome: StepResult, tokens: int) -> None:
-        count = self.team.total(outcome.active, DATA)
-        over = tokens * self.team.n_data
-        self.idle = torch.where(count > 0, torch.zeros_like(self.idle), self.idle + over)
-        self.fired += count
-        self.fired_over += over
+    def _train(self, stop: threading.Event) -> None:
+        c, start = self.config, time.monotonic()
+        while self.step < c.steps:
+            dead = self.tokens_inactive >= c.dead_after
+            batch = self._next_batch()
+            result, norm = self._take_step(batch, dead)
+            self._count_active(result, batch.inputs.shape[1])
+            last = self.step == c.steps
+            if last or self.step % c.log_every == 0:
+                speed = (self.step - self.first_step) / (time.monotonic() - start)
+                self._log(batch, result, norm, speed)
+            due = last or self.step % c.checkpoint_every == 0
+            if due:
+                self._checkpoint()
+            if self.grid.any(stop.is_set()):
+                if not due:
+                    self._checkpoint()
+                raise KeyboardInterrupt(
+                    f"stopped at step {self.step}: {self.folder.last_checkpoint()}"
+                )
 
-    def _record(
-        self, batch: Batch, outcome: StepResult, norm: float, steps_a_second: float
-    ) -> None:
-        c, team = self.config, self.team
+    def _next_batch(self) -> Batch:
+        """The next batch in normalized units, written over the last one."""
+        self._batch = self.normalization.normalize(self.buffer.next(), self._batch)
+        return self._batch
+
+    def _take_step(self, batch: Batch, dead: Tensor) -> tuple[StepResult, float]:
+        result = self.transcoder(batch, self.step, dead)
+        loss = float(self.grid.sum(result.loss, DATA)) / self.grid.n_data
+        self._check_loss(loss)
+        norm = self.optimizer.update(result.loss, self.step)
+        if not math.isfinite(norm):
+            raise self._divergence(f"the gradient's norm is {norm}")
+        self.step += 1
+        return result._replace(loss=torch.tensor(loss)), norm
+
+    def _check_loss(self, loss: float) -> None:
+        mean = self.loss_mean
+        if not math.isfinite(loss):
+            raise self._divergence(f"the loss is {loss}")
+        if mean is not None and loss > MAX_LOSS_RATIO * mean:
+            raise self._divergence(f"the loss rose from about {mean:.3g} to {loss:.3g} in one step")
+        self.loss_mean = loss if mean is None else LOSS_DECAY * mean + (1 - LOSS_DECAY) * loss
+
+    def _divergence(self, problem: str) -> TrainingError:
+        return TrainingError(
+            f"step {self.step + 1}: {problem}; {self.folder.last_checkpoint()}. Try a lower "
+            f"learning_rate (it is {self.config.peak_learning_rate:.2g}) or a longer warmup"
+        )
+
+    def _count_active(self, result: StepResult, tokens: int) -> None:
+        counts = self.grid.sum(result.active, DATA)
+        total = tokens * self.grid.n_data
+        inactive = self.tokens_inactive + total
+        self.tokens_inactive = torch.where(counts > 0, torch.zeros_like(inactive), inactive)
+        self.times_active += counts
+        self.tokens_counted += total
+
+    # Records, checkpoints and the result
+
+    def _log(self, batch: Batch, result: StepResult, norm: float, steps_per_second: float) -> None:
+        c, grid = self.config, self.grid
         variance = batch.outputs.var(1, correction=0).mean(1)
-        sums = team.total(torch.stack([outcome.error, variance]), DATA)
-        count = team.total(outcome.active.sum(1), DATA, FEATURES)
-        dead = team.total((self.idle >= c.dead_after).sum(1).float(), FEATURES)
-        if not team.first:
+        error, variance = grid.sum(torch.stack([result.error, variance]), DATA)
+        active = grid.sum(result.active.sum(1), DATA, FEATURES)
+        dead = grid.sum((self.tokens_inactive >= c.dead_after).sum(1).float(), FEATURES)
+        if not grid.is_main:
             return
         record = StepRecord(
             step=self.step,
-            tokens=self.step * c.batch,
-            loss=float(outcome.loss),
-            nmse=tuple((sums[0] / sums[1].clamp(min=1e-12)).tolist()),
-            l0=tuple((count / c.batch).tolist()),
+            tokens=self.step * c.batch_size,
+            loss=float(result.loss),
+            nmse=tuple((error / variance.clamp(min=1e-12)).tolist()),
+            l0=tuple((active / c.batch_size).tolist()),
             dead=tuple((dead / c.n_features).tolist()),
-            parts={name: float(part) for name, part in outcome.parts.items()},
-            rate=c.rate_at(self.step - 1),
+            parts={name: float(part) for name, part in result.parts.items()},
+            rate=c.learning_rate_at(self.step - 1),
             k=c.k_at(self.step - 1),
             gradient_norm=norm,
-            tokens_per_second=steps_a_second * c.batch,
-            seconds_left=(c.steps - self.step) / steps_a_second,
+            tokens_per_second=steps_per_second * c.batch_size,
+            seconds_left=(c.steps - self.step) / steps_per_second,
         )
-        if self.out is not None:
-            with (self.out / checkpoint.LOG).open("a") as log:
-                log.write(json.dumps(record.flat()) + "\n")
-        self._tell(lambda w: w.on_record(record))
-        if self.on_progress is not None:
-            self.on_progress(record.tokens, c.steps * c.batch, record.line())
+        self.folder.log(record)
+        self._notify(lambda callback: callback.on_record(record))
+        if self.observers.on_progress is not None:
+            total = c.steps * c.batch_size
+            self.observers.on_progress(record.tokens, total, record.line())
 
     def _checkpoint(self) -> None:
         folder = self._save()
-        density = self.team.full(self.fired, 1) / max(1, self.fired_over)
-        self.fired, self.fired_over = torch.zeros_like(self.fired), 0
-        self._tell(lambda w: w.on_density(self.step, density))
+        density = self.grid.full(self.times_active, 1) / max(1, self.tokens_counted)
+        self.times_active, self.tokens_counted = torch.zeros_like(self.times_active), 0
+        self._notify(lambda callback: callback.on_density(self.step, density))
         if folder is not None:
-            self._tell(lambda w: w.on_checkpoint(self.step, folder))
+            self._notify(lambda callback: callback.on_checkpoint(self.step, folder))
 
     def _finish(self) -> Transcoder:
-        made = self.trainee.to_dictionary(self.scales, self._calibrated(), self.host.name)
-        folder = None
-        if self.out is not None and self.team.first:
-            folder = self.out / checkpoint.DICTIONARY
-            made.save(folder, overwrite=True)  # the run's folder: notes in it are kept
-        if self.evaluate is not None:
-            found = self.evaluate(made)
-            self._tell(lambda w: w.on_evaluation(self.step, found))
-        self._tell(lambda w: w.on_end(folder))
-        return made
+        dictionary = self.transcoder.to_dictionary(
+            self.normalization, self._calibrated_thresholds(), self.model_name
+        )
+        folder = self.folder.save_dictionary(dictionary) if self.grid.is_main else None
+        if self.observers.evaluate is not None:
+            evaluation = self.observers.evaluate(dictionary)
+            self._notify(lambda callback: callback.on_evaluation(self.step, evaluation))
+        self._notify(lambda callback: callback.on_end(folder))
+        return dictionary
 
     @torch.no_grad()
-    def _calibrated(self) -> Tensor:
+    def _calibrated_thresholds(self) -> Tensor:
         """BatchTopK's threshold of each layer, the mean over some batches with the last weights."""
+        t = self.transcoder
         if self.config.activation != "batchtopk":
-            return torch.zeros(self.host.n_layers, device=self.team.device)
-        found = [self.trainee.thresholds(self._next().inputs) for _ in range(CALIBRATION)]
-        return torch.stack(found).mean(0)
+            return torch.zeros(t.n_layers, device=self.grid.device)
+        batches = range(CALIBRATION_BATCHES)
+        return torch.stack([t.thresholds(self._next_batch().inputs) for _ in batches]).mean(0)
 
-    def _tell(self, what: Callable[[Callback], None]) -> None:
-        for watcher in self.watchers:
-            what(watcher)
+    def _notify(self, event: Callable[[Callback], None]) -> None:
+        for callback in self.observers.callbacks:
+            event(callback)

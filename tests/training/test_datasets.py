@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tests.models import HOSTS, VOCAB, tiny
 from tl_attribution.errors import FormatError, InputError, NotFoundError
 from tl_attribution.hosts.protocols import Host, host_for
-from tl_attribution.training import packing as cutting
+from tl_attribution.training import packing
 from tl_attribution.training.contexts import REMEMBERED, Contexts, StreamedContexts
-from tl_attribution.training.datasets import open_rows
+from tl_attribution.training.datasets import open_contexts
 from tl_attribution.training.packing import Packer
 
 CONTEXT = 6
@@ -48,10 +48,10 @@ def lists(rows: Contexts) -> list[list[int]]:
 
 def opened(dataset: Any, host: Host, **options: Any) -> list[list[int]]:
     """One epoch, in a fixed order; or the first three rows of a stream."""
-    source = open_rows(dataset, host, context=CONTEXT, **options)
-    found = source.rows(0, source.n_rows or 3)
-    assert found.ids.shape == (len(found.lengths), CONTEXT)
-    return sorted(lists(found))
+    source = open_contexts(dataset, host, context=CONTEXT, **options)
+    rows = source.rows(0, source.n_rows or 3)
+    assert rows.ids.shape == (len(rows.lengths), CONTEXT)
+    return sorted(lists(rows))
 
 
 def jsonl(path: Path, name: str = "text") -> Path:
@@ -151,16 +151,16 @@ def test_a_column_can_be_named(host: Host, tmp_path: Path) -> None:
 
 def test_each_epoch_has_an_order_of_its_own(host: Host) -> None:
     texts = [f" w{i}" for i in range(40)]
-    source = open_rows(texts, host, context=CONTEXT, concat=False, seed=3)
+    source = open_contexts(texts, host, context=CONTEXT, concat=False, seed=3)
     assert source.n_rows == 40
     epochs = [lists(source.rows(40 * epoch, 40)) for epoch in range(3)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
     assert epochs[0] != epochs[1] != epochs[2]
-    again = open_rows(texts, host, context=CONTEXT, concat=False, seed=3)
+    again = open_contexts(texts, host, context=CONTEXT, concat=False, seed=3)
     assert lists(again.rows(35, 90)) == [r for e in epochs for r in e][35:] + lists(
         source.rows(120, 5)
     )
-    other = open_rows(texts, host, context=CONTEXT, concat=False, seed=4)
+    other = open_contexts(texts, host, context=CONTEXT, concat=False, seed=4)
     assert lists(other.rows(0, 40)) != epochs[0]
 
 
@@ -176,7 +176,7 @@ def test_rows_are_cut_once_and_then_come_from_the_cache(host: Host, tmp_path: Pa
     assert len(seen) == 1
     opened(path, host, progress=watch, concat=False)
     assert len(seen) == 2
-    source: Any = open_rows(path, host, context=CONTEXT)
+    source: Any = open_contexts(path, host, context=CONTEXT)
     assert source._dataset.cache_files
 
 
@@ -201,12 +201,12 @@ def test_a_stream_cannot_go_far_back() -> None:
         source.rows(1, 1)
 
 
-def test_long_documents_are_tokenised_in_pieces(
+def test_long_documents_are_tokenized_in_pieces(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "".join(f" w{i % 40}" for i in range(100))
     whole = opened([text], host)
-    monkeypatch.setattr(cutting, "PIECE", 10)
+    monkeypatch.setattr(packing, "PIECE", 10)
     assert opened([text, ""], host) == whole
 
 
@@ -222,19 +222,19 @@ def test_packing_is_that_of_sae_lens(
     from sae_lens.tokenization_and_batching import concat_and_batch_sequences
 
     packer = Packer(context, [1] if start else [], [1] if separate else [])
-    found = [row for document in documents for row in packer.add(document)]
+    packed = [row for document in documents for row in packer.add(document)]
     expected = concat_and_batch_sequences(
         iter([torch.tensor(document).long() for document in documents]),
         context,
         begin_batch_token_id=1 if start else None,
         sequence_separator_token_id=1 if separate else None,
     )
-    assert found == [row.tolist() for row in expected]
+    assert packed == [row.tolist() for row in expected]
 
 
 def refuse(dataset: Any, host: Host, words: str, error: type = InputError, **options: Any) -> None:
     with pytest.raises(error, match=words):
-        open_rows(dataset, host, **{"context": CONTEXT, **options}).rows(0, 1)
+        open_contexts(dataset, host, **{"context": CONTEXT, **options}).rows(0, 1)
 
 
 def test_a_dataset_that_cannot_be_used_is_refused(host: Host) -> None:
@@ -246,7 +246,11 @@ def test_a_dataset_that_cannot_be_used_is_refused(host: Host) -> None:
     refuse(columns.to_iterable_dataset(), host, "columns are body, label")
     for short in ([" w1", " w2"], iter([" w1", " w2"]), ["", ""]):
         refuse(short, host, "shorter than one context of 6 tokens")
-    refuse(datasets.DatasetDict(SPLITS), host, "has the splits test and no 'train'")
+    refuse(
+        datasets.DatasetDict(SPLITS),
+        host,
+        "expected a dataset with a 'train' split; it has the splits test",
+    )
     refuse(3, host, "got int")
     refuse(iter([3.5]), host, "got float 3.5|got float '3.5'")
     refuse(torch.rand(2, 2), host, "must be integers")

@@ -12,35 +12,35 @@ from hypothesis import strategies as st
 from tl_attribution.training import kernels, sparse_encoder, thresholds
 from tl_attribution.training.distributed import ProcessGrid
 
-ALONE = ProcessGrid(torch.device("cpu"))
+SINGLE_PROCESS = ProcessGrid(torch.device("cpu"))
 
 
-@pytest.mark.parametrize("at_once", [1, 200, 1 << 21])
+@pytest.mark.parametrize("chunk_entries", [1, 200, 1 << 21])
 @pytest.mark.parametrize("k", [None, 5, 20])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("features", [50, 197])
 @pytest.mark.parametrize("mkl", [True, False], ids=["MKL", "oneDNN"])
 def test_places_and_values_are_those_of_the_dense_product(
-    at_once: int,
+    chunk_entries: int,
     k: int | None,
     dtype: str,
     features: int,
     mkl: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sparse_encoder.AT_ONCE, "cpu", at_once)
-    monkeypatch.setattr(kernels, "mkl", lambda: mkl)
+    monkeypatch.setitem(sparse_encoder.CHUNK_ENTRIES, "cpu", chunk_entries)
+    monkeypatch.setattr(kernels, "use_mkl", lambda: mkl)
     rng = torch.Generator().manual_seed(1)
     sizes = (96, 64), (features, 64), (features,)
     x, W, b = (torch.randn(*size, generator=rng) for size in sizes)
-    least = 2.0 * W.norm(dim=1)
-    token, feature, values = sparse_encoder.above(
-        x, sparse_encoder.Encoder(W, b, dtype), least, k, ALONE
+    threshold = 2.0 * W.norm(dim=1)
+    token, feature, values = sparse_encoder.preactivations_above(
+        x, sparse_encoder.Encoder(W, b, dtype), threshold, k, SINGLE_PROCESS
     )
     kind = getattr(torch, dtype)
     dense = (x.to(kind) @ W.to(kind).T).float() + b
     if k is None:
-        expected = dense > least
+        expected = dense > threshold
     else:
         best = torch.zeros_like(dense, dtype=torch.bool).scatter_(1, dense.topk(k).indices, True)
         expected = best & (dense > 0)
@@ -52,52 +52,55 @@ def test_places_and_values_are_those_of_the_dense_product(
 def test_kernels_equal_pytorch(seed: int, n: int, below: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     index = torch.randint(below, (n,), generator=rng)
-    assert torch.equal(kernels.order(index, below), torch.argsort(index, stable=True))
+    assert torch.equal(kernels.stable_argsort(index, below), torch.argsort(index, stable=True))
     values = torch.randn(n, generator=rng)
     for rank in (1, n // 2 + 1, n):
-        assert kernels.of_rank(values, rank) == float(values.sort(descending=True).values[rank - 1])
+        assert kernels.kth_largest(values, rank) == float(
+            values.sort(descending=True).values[rank - 1]
+        )
     mask = torch.rand(n, 3, generator=rng) < 0.1
-    flat, token, feature = kernels.places(mask)
+    flat, token, feature = kernels.nonzero(mask)
     assert torch.equal(flat, mask.flatten().nonzero()[:, 0])
     assert torch.equal(torch.stack([token, feature], 1), mask.nonzero())
     rows = torch.randn(n, 3, generator=rng)
-    for least in (rows[:1], rows[:, :1]):
-        assert torch.equal(kernels.greater(rows, least), rows > least)
+    for threshold in (rows[:1], rows[:, :1]):
+        assert torch.equal(kernels.greater(rows, threshold), rows > threshold)
     for k in (1, 2, 3, 9):
-        best = kernels.largest(rows, k).sort(descending=True).values
+        best = kernels.topk_values(rows, k).sort(descending=True).values
         assert torch.equal(best, rows.sort(descending=True).values[:, :k])
 
 
 @given(st.integers(0, 999), st.integers(1, 8), st.integers(1, 400), st.integers(1, 40))
-def test_the_largest_of_each_token_are_among_those_that_are_looked_at(
+def test_the_largest_of_each_token_are_among_the_candidates(
     seed: int, tokens: int, features: int, k: int
 ) -> None:
     rng = torch.Generator().manual_seed(seed)
     pre = torch.randn(tokens, features, generator=rng) + torch.randn(tokens, 1, generator=rng)
-    looked_at = pre > thresholds.below_largest(pre, k)
+    candidates = pre > thresholds.topk_lower_bound(pre, k)
     best = pre.topk(min(k, features))
-    assert (looked_at.gather(1, best.indices) | (best.values <= 0)).all()
-    at, token, _ = kernels.places(looked_at)
-    table = thresholds.by_token(token, pre.flatten()[at], tokens)
+    assert (candidates.gather(1, best.indices) | (best.values <= 0)).all()
+    flat, token, _ = kernels.nonzero(candidates)
+    table = thresholds.padded_by_token(token, pre.flatten()[flat], tokens)
     assert torch.equal(
-        thresholds.token_threshold(table, k, ALONE), thresholds.token_threshold(pre, k, ALONE)
+        thresholds.token_threshold(table, k, SINGLE_PROCESS),
+        thresholds.token_threshold(pre, k, SINGLE_PROCESS),
     )
 
 
 @pytest.mark.parametrize(
-    ("maker", "own"), [("GenuineIntel", True), ("AuthenticAMD", False), ("ARM", False)]
+    ("maker", "intel"), [("GenuineIntel", True), ("AuthenticAMD", False), ("ARM", False)]
 )
 def test_mkl_serves_the_processors_of_its_maker(
-    maker: str, own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    maker: str, intel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = tmp_path / "cpuinfo"
     about.write_text(f"processor\t: 0\nvendor_id\t: {maker}\nflags\t\t: avx512f\n")
     monkeypatch.setattr(kernels, "CPU_INFO", about)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(kernels, "mkl", kernels.mkl.__wrapped__)  # without what it remembers
-    assert kernels.mkl() == own
-    assert kernels.one_dnn() == (not own)
+    monkeypatch.setattr(kernels, "use_mkl", kernels.use_mkl.__wrapped__)  # without its cache
+    assert kernels.use_mkl() == intel
+    assert kernels.use_onednn() == (not intel)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-    assert not kernels.mkl()
-    assert not kernels.one_dnn(), "products are as PyTorch has them"
+    assert not kernels.use_mkl()
+    assert not kernels.use_onednn(), "products are as PyTorch has them"

@@ -25,7 +25,7 @@ from tl_attribution.training.model import TrainingTranscoder
 from tl_attribution.training.optimizer import Optimizer
 
 CONCEPTS, WIDTH, TOKENS, STEPS = 6, 18, 256, 500
-ALONE = ProcessGrid(torch.device("cpu"))
+SINGLE_PROCESS = ProcessGrid(torch.device("cpu"))
 X, H, Y = (torch.eye(WIDTH)[i * CONCEPTS : (i + 1) * CONCEPTS] for i in range(3))
 
 
@@ -47,37 +47,39 @@ def batch(seed: int) -> Batch:
     return Batch(torch.stack([x, stream]), torch.stack([layer_0(x), layer_1(stream)]))
 
 
-def trained(**changes: Any) -> tuple[Any, float]:
+def train_dictionary(**changes: Any) -> tuple[Any, float]:
     """A dictionary and its reconstruction error, as a share of what is to be written."""
     config = TrainingConfig(
-        n_features=12, tokens=STEPS * TOKENS, batch=TOKENS, buffer=TOKENS, activation="relu",
-        sparsity=0.05, learning_rate=1e-2, aux_k=0, normalise=False, **changes,
+        n_features=12, tokens=STEPS * TOKENS, batch_size=TOKENS, buffer_size=TOKENS,
+        activation="relu", sparsity_coefficient=0.05, learning_rate=1e-2, aux_k=0,
+        normalize=False, **changes,
     )  # fmt: skip
-    trainee = TrainingTranscoder(config, 2, WIDTH, ALONE)
-    optimiser = Optimizer(trainee, ALONE)
+    transcoder = TrainingTranscoder(config, 2, WIDTH, SINGLE_PROCESS)
+    optimizer = Optimizer(transcoder, SINGLE_PROCESS)
     nothing = torch.zeros(2, 12, dtype=torch.bool)
     for step in range(STEPS):
-        optimiser.update(trainee(batch(step), step, nothing).loss, step)
-    made = trainee.to_dictionary(normalization.none(2, WIDTH), torch.zeros(2), "toy")
+        optimizer.update(transcoder(batch(step), step, nothing).loss, step)
+    dictionary = transcoder.to_dictionary(normalization.identity(2, WIDTH), torch.zeros(2), "toy")
     data = batch(STEPS)
-    wrong = (made.decode(made.encode(data.inputs), data.inputs) - data.outputs).square().sum()
-    return made, float(wrong / data.outputs.square().sum())
+    reconstruction = dictionary.decode(dictionary.encode(data.inputs), data.inputs)
+    error = (reconstruction - data.outputs).square().sum()
+    return dictionary, float(error / data.outputs.square().sum())
 
 
-def unfaithfulness(made: Any) -> float:
+def unfaithfulness(dictionary: Any) -> float:
     """What the dictionary says layer 1 writes after h was taken away from what it reads, as a share
     of what it said before. The model's own answer is 0: its layer 1 reads nothing but h."""
     whole = batch(STEPS)
     without = whole.inputs.clone()
     without[1] -= without[0] + layer_0(without[0])
     assert layer_1(without[1]).abs().max() == 0
-    before, after = (made.decode(made.encode(x), x)[1] for x in (whole.inputs, without))
+    before, after = (dictionary.decode(dictionary.encode(x), x)[1] for x in (whole.inputs, without))
     return float((after - after.mean(0)).norm() / (before - before.mean(0)).norm())
 
 
 def test_a_clt_collapses_two_steps_into_one_and_the_intervention_shows_it() -> None:
-    clt, error = trained(kind="clt")
-    honest, honest_error = trained(kind="transcoders")
+    clt, error = train_dictionary(kind="clt")
+    honest, honest_error = train_dictionary(kind="transcoders")
     assert error < 0.01
     assert honest_error < 0.01, "both reconstruct the model: the error does not tell them apart"
     assert unfaithfulness(clt) > 0.7
@@ -85,5 +87,5 @@ def test_a_clt_collapses_two_steps_into_one_and_the_intervention_shows_it() -> N
 
 
 def test_a_window_of_one_layer_prevents_it() -> None:
-    windowed, _ = trained(kind="clt", window=1)
+    windowed, _ = train_dictionary(kind="clt", window=1)
     assert unfaithfulness(windowed) == pytest.approx(0, abs=0.1)

@@ -7,11 +7,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from tests.models import HOSTS
+from tests.models import HOSTS, tiny
 from tl_attribution import TrainingConfig
 
-HOST = HOSTS[0]
-FAMILY = "gpt2"
+
+def model() -> Any:
+    """The tiny GPT-2 on the first host."""
+    return tiny("gpt2", HOSTS[0])
 
 
 def texts(count: int = 60, seed: int = 0) -> list[str]:
@@ -26,9 +28,9 @@ def config(**changes: Any) -> TrainingConfig:
     """20 steps of 64 tokens."""
     return TrainingConfig(
         **{
-            "n_features": 32, "tokens": 1280, "batch": 64, "buffer": 256, "k": 4, "context": 16,
-            "concat": False, "learning_rate": 3e-3, "checkpoint_every": 6, "log_every": 1,
-            "dead_after": 300, "aux_k": 4, **changes,
+            "n_features": 32, "tokens": 1280, "batch_size": 64, "buffer_size": 256, "k": 4,
+            "context_size": 16, "concat": False, "learning_rate": 3e-3, "checkpoint_every": 6,
+            "log_every": 1, "dead_after": 300, "aux_k": 4, **changes,
         }
     )  # fmt: skip
 
