@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -29,32 +28,19 @@ STATES = (
 
 TEXTS = random_hosts.texts(60, seed=5)
 RECIPE = {
-    "n_features": 32, "tokens": 640, "batch": 64, "buffer": 256, "k": 4, "context": 16,
-    "concat": False, "learning_rate": 3e-3, "log_every": 1, "dead_after": 200, "aux_k": 4,
-    "aux": 0.05, "preactivation": 1e-2, "sparsity": 1e-2, "threshold": 0.05,
+    "n_features": 32, "tokens": 640, "batch_size": 64, "buffer_size": 256, "k": 4,
+    "context_size": 16, "concat": False, "learning_rate": 3e-3, "log_every": 1, "dead_after": 200,
+    "aux_k": 4, "aux_coefficient": 0.05, "preactivation_coefficient": 1e-2,
+    "sparsity_coefficient": 1e-2, "initial_threshold": 0.05,
 }  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
     "batchtopk": {},
-    "raw-batchtopk": {"normalise": False, "k_per_layer": True, "k_start": 12, "window": 2},
+    "raw-batchtopk": {"normalize": False, "k_per_layer": True, "k_start": 12, "window": 2},
     "topk": {"activation": "topk"},
     "jumprelu": {"activation": "jumprelu"},
     "relu": {"activation": "relu"},
     "transcoders": {"kind": "transcoders", "skip": True, "feature_input_hook": "hook_resid_mid"},
 }
-RENAMED = {
-    "batch": "batch_size", "context": "context_size", "aux": "aux_coefficient",
-    "preactivation": "preactivation_coefficient", "sparsity": "sparsity_coefficient",
-    "threshold": "initial_threshold", "normalise": "normalize",
-}  # fmt: skip
-
-
-def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call with options under the names that this version has. To be deleted, with RENAMED, when
-    the renaming is done."""
-    known = inspect.signature(function).parameters
-    return function(
-        *args, **{name if name in known else RENAMED[name]: v for name, v in options.items()}
-    )
 
 
 def plain(value: Any) -> Iterator[float]:
@@ -90,7 +76,7 @@ def of_graph(graph: tla.Graph) -> Numbers:
     """Everything that a graph holds."""
     columns = ("kind", "layer", "position", "index", "activation", "influence", "cumulative")
     tensors = ("adjacency", "constant", "preactivation", "target_weights")
-    about = graph.about
+    about = graph.metadata
     return {
         **{name: getattr(graph.nodes, name) for name in columns},
         **{name: getattr(graph, name) for name in tensors},
@@ -115,7 +101,7 @@ def _graphs(model: Any, dictionary: Any, prompt: str, whole: tla.Graph) -> Numbe
         "max_features": {"max_features": 20},
         "both": {"coverage": 0.6, "max_features": 30},
         "salient": {"max_logits": 3, "logit_mass": 0.5, "prefix": 0},
-        "tokens": {"targets": [5, tla.TokenTarget(whole.about.answers[0].token, -2, 0.25)]},
+        "tokens": {"targets": [5, tla.TokenTarget(whole.metadata.answers[0].token, -2, 0.25)]},
         "difference": {"targets": tla.DifferenceTarget(5, 7), "max_features": 20},
         "direction": {"targets": [direction, tla.DirectionTarget(vector)]},
         "feature": {"targets": feature},
@@ -168,7 +154,7 @@ def _interventions(model: Any, dictionary: Any, graph: tla.Graph) -> Numbers:
         change.scale(b.layer, b.position, b.index, -2.0),
         change.add(c.layer, slice(1, None), c.index, 0.7),
     ]
-    later, layers = tla.supernode([b], 0.0), range(b.layer, graph.about.n_layers)
+    later, layers = tla.supernode([b], 0.0), range(b.layer, graph.metadata.n_layers)
     modes: dict[str, tuple[Any, dict[str, Any]]] = {
         "direct": (some, {"propagation": "direct"}),
         "constrained": (later, {"propagation": "constrained", "layers": layers}),
@@ -202,7 +188,7 @@ def _generation(model: Any, dictionary: Any, graph: tla.Graph) -> Numbers:
     """Text with and without a change, the most likely and drawn."""
     node = next(node for node in graph.nodes if node.kind == "feature")
     held = tla.Intervention.add(node.layer, slice(1, None), node.index, 2.0)
-    prompt, numbers = list(graph.about.token_ids), {}
+    prompt, numbers = list(graph.metadata.token_ids), {}
     for name, changes, temperature in (
         ("free", (), 0.0),
         ("held", held, 0.0),
@@ -218,8 +204,8 @@ def _generation(model: Any, dictionary: Any, graph: tla.Graph) -> Numbers:
 
 def _tests(model: Any, dictionary: Any, graph: tla.Graph, prompts: tuple[str, str]) -> Numbers:
     """Evaluation, validation, the replacement model's logits, active features."""
-    evaluation = call(
-        tla.evaluate, model, dictionary, [*prompts, *TEXTS[:3]], prompts=list(prompts),
+    evaluation = tla.evaluate(
+        model, dictionary, [*prompts, *TEXTS[:3]], prompts=list(prompts),
         contexts=4, context=16, concat=False, graphs=1,
     )  # fmt: skip
     rows = [node for node in graph.nodes if node.kind == "feature"][::20]
@@ -252,7 +238,7 @@ def traced(model: Any, dictionary: Any, prompts: tuple[str, str]) -> Numbers:
 
 def trained(recipe: Mapping[str, Any]) -> Numbers:
     """The weights that a short training run writes, and what it logs."""
-    config = call(tla.TrainingConfig, **{**RECIPE, **recipe})
+    config = tla.TrainingConfig(**{**RECIPE, **recipe})
     with tempfile.TemporaryDirectory() as folder:
         tla.train(random_hosts.gpt2(), TEXTS, config, out=Path(folder) / "run")
         files = sorted(Path(folder, "run", "dictionary").glob("layer_*.safetensors"))
