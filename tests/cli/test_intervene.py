@@ -72,7 +72,7 @@ def test_it_tells_what_changed_and_the_answers(cli: Callable[..., Ran]) -> None:
     best = int(run.logits[-1].argmax())
     shown = ran.out.split("answers")[1].splitlines()[2]
     share = [x[-1].softmax(-1)[best] for x in (run.original_logits, run.logits)]
-    token = run.host.token_strings([best])[0]
+    token = run.prompt_run.host.token_strings([best])[0]
     assert f'"{token}"' in shown
     assert f"{float(share[0]):.1%}" in shown
     assert f"{float(share[1]):.1%}" in shown

@@ -56,7 +56,7 @@ def _answers(ran: InterventionResult, n: int) -> Table:
     table = _table("token", "before", "after", "logit")
     table.columns[0].justify = "left"
     for token in sorted(shown, key=lambda i: -float(after[i])):
-        text = quote(ran.run.host.token_strings([token])[0])
+        text = quote(ran.prompt_run.host.token_strings([token])[0])
         shares = [f"{float(p[token]):.1%}" for p in (before, after)]
         table.add_row(Text(text), *shares, f"{moved[token]:+.2f}")
     return table
