@@ -137,10 +137,10 @@ def index(results: dict[str, dict[str, Any]]) -> str:
     """The table of all studies: what was swapped, how often the wanted answer came, the control."""
     rows = ["| study | what was changed | of | wanted answer | random features |",
             "| --- | --- | ---: | ---: | ---: |"]  # fmt: skip
-    for study, found in results.items():
-        for test in found["tests"]:
+    for study, result in results.items():
+        for test in result["tests"]:
             rows.append(
-                f"| [{found['title']}]({study}.md) | {test['what']} | {test['n']:,} | "
+                f"| [{result['title']}]({study}.md) | {test['what']} | {test['n']:,} | "
                 f"{100 * test['rate']:.1f}% | {100 * test['control']:.1f}% |"
             )
     return INDEX.format(table="\n".join(rows) + "\n")

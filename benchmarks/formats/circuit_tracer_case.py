@@ -1,7 +1,7 @@
 """circuit-tracer's dictionaries, saved and computed by its own code, and with ``--read`` what it
 computes with those that tl_attribution wrote. In circuit-tracer's environment (0.5.0):
 
-    python circuit_tracer_.py OUT           python circuit_tracer_.py OUT --read
+    python circuit_tracer_case.py OUT           python circuit_tracer_case.py OUT --read
 """
 
 from __future__ import annotations

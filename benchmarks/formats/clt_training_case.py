@@ -1,7 +1,7 @@
 """clt-training's dictionaries, saved and computed by its own code. In its environment (cf9821f; see
 benchmarks/clt_trainers/clt_training.py for how to set it up):
 
-    python clt_training_.py OUT
+    python clt_training_case.py OUT
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """crosslayer-coding's dictionaries, saved and computed by its own code. In its environment
 (9499108; see benchmarks/clt_trainers/crosslayer_coding.py for how to set it up):
 
-    python crosslayer_coding_.py OUT
+    python crosslayer_coding_case.py OUT
 """
 
 from __future__ import annotations

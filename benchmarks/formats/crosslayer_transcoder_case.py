@@ -1,7 +1,7 @@
 """crosslayer-transcoder's dictionaries, saved and computed by its own code. In its environment
 (ae29e75; see benchmarks/clt_trainers/crosslayer_transcoder.py for how to set it up):
 
-    python crosslayer_transcoder_.py OUT
+    python crosslayer_transcoder_case.py OUT
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 made here, in the layout of the releases, and computed by circuit-tracer's readers of them. In
 circuit-tracer's environment (0.5.0):
 
-    python gemma_scope_.py OUT
+    python gemma_scope_case.py OUT
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Llamascopium's dictionaries, saved and computed by its own code. In its environment (2.0.0b34;
 see benchmarks/clt_trainers/llamascopium.py for how to set it up):
 
-    python llamascopium_.py OUT
+    python llamascopium_case.py OUT
 """
 
 from __future__ import annotations

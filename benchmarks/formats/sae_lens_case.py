@@ -1,7 +1,7 @@
 """SAELens' transcoders, saved and computed by its own code, and with ``--read`` what it computes
 with those that tl_attribution wrote. In an environment with sae-lens 6.54:
 
-    python sae_lens_.py OUT                 python sae_lens_.py OUT --read
+    python sae_lens_case.py OUT                 python sae_lens_case.py OUT --read
 """
 
 from __future__ import annotations
