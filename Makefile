@@ -13,7 +13,7 @@ READY := $(VENV)/ready
 PROMPT := Fact: the capital of the state containing Dallas is
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo biology test browser lint format clean
+.PHONY: help setup demo biology picture tutorial docs test browser lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -33,6 +33,15 @@ demo: $(READY)  ## Trace the Dallas prompt on the bundled model and write its gr
 
 biology: $(READY)  ## Run the studies of Atlas and write their pages to docs/biology
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/biology/run.py
+
+picture: $(READY)  ## Draw the graph that README and the documentation open with
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python docs/picture.py
+
+tutorial: $(READY)  ## Run the tutorial and write its page and notebook to docs/
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python docs/site/notebook.py
+
+docs: $(READY)  ## Build the documentation as a site in build/site; needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 test: $(READY)  ## Run the tests; ARGS="-m 'not slow'" picks some, JOBS=8 uses more processors
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)

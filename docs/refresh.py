@@ -31,8 +31,10 @@ def output(code: str) -> str:
 
 
 def main() -> None:
-    """Refresh every document beside this file."""
+    """Refresh every document beside this file, but those that a script beside them makes whole."""
     for document in sorted(Path(__file__).parent.glob("*.md")):
+        if document.with_suffix(".py").exists():
+            continue
         text = document.read_text()
         fresh = SHOWN.sub(lambda found: found[1] + output(found[2]) + found[3], text)
         if fresh != text:

@@ -10,6 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(py.*)$", re.MULTILINE)
+NOTEBOOK = ROOT / "docs" / "tutorial.md"
+"""Its blocks are one program, which tests/test_site.py runs as a notebook."""
 LINK = re.compile(r"\[[^\]]+\]\(([^)#]+)")
 
 
@@ -18,7 +21,8 @@ def name(path: Path) -> str:
 
 
 def snippets() -> list[tuple[str, str]]:
-    return [(name(path), code) for path in DOCUMENTS for code in BLOCK.findall(path.read_text())]
+    pages = [path for path in DOCUMENTS if path != NOTEBOOK]
+    return [(name(path), code) for path in pages for code in BLOCK.findall(path.read_text())]
 
 
 @pytest.mark.hosts
@@ -32,6 +36,12 @@ def test_the_code_in_documents_runs(
     exec(compile(code, document, "exec"), {})  # our own text, to prove that it runs
     written = re.findall(r'"(\w+\.(?:html|json|safetensors))"', code)
     assert all((tmp_path / file).exists() for file in written)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_python_that_does_not_run_says_so(document: Path) -> None:
+    fences = set(FENCE.findall(document.read_text()))
+    assert fences <= {"python", 'python title="not run here"'}
 
 
 def test_the_readme_shows_python() -> None:

@@ -118,7 +118,7 @@ def test_a_dry_run_shows_everything_and_sends_nothing(
     ran = cli("publish", folder, REPO, "--dry-run", "--licence", "mit")
     assert ran.code == 0
     assert all(name in ran.out for name in ("config.json", "layer_2.safetensors", "README.md"))
-    assert "license: mit" in ran.out
+    assert "license: mit" in ran.out.splitlines()
     assert "tl-attribution evaluate PATH" in ran.out
     assert hub.asked == []
     assert is_one_line_about(cli("publish", folder.parent, REPO), "no dictionary in our format")

@@ -1,0 +1,1 @@
+"""Atlas, the bundled model: its facts, its text, its training and its weights."""

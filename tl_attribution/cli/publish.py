@@ -51,7 +51,8 @@ def publish(
     _files(console, publication)
     if dry_run:
         console.print("\nREADME.md\n", style="bold")
-        console.print(printable(hub.hub().card(publication, repo)), soft_wrap=True)
+        for line in hub.hub().card(publication, repo).splitlines():
+            console.print(printable(line), soft_wrap=True)
         console.print("nothing was sent (--dry-run)", style="bold")
         return
     terminal.no_bars_in_pipes()

@@ -1,0 +1,1 @@
+"""The attribution graph: nodes, edges, influence, paths, supernodes, comparison and files."""

@@ -1,0 +1,1 @@
+"""Training of transcoders: settings, data, losses, checkpoints and several processes."""

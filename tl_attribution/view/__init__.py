@@ -1,0 +1,1 @@
+"""Graphs, evaluations and validations as pages and pictures."""
