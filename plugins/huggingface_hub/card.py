@@ -85,7 +85,7 @@ def _metadata(publication: Publication) -> str:
     model = str(config["model_name"] or "")
     data = ModelCardData(
         library_name="tl-attribution",
-        license=publication.licence,
+        license=publication.license,
         base_model=model if "/" in model else None,
         tags=[*TAGS, config["kind"].replace(" ", "-"), *([model] if model else [])],
     )
@@ -121,7 +121,7 @@ def _facts(publication: Publication) -> Iterable[tuple[str, object]]:
     yield "reads at", config["feature_input_hook"]
     yield "reconstructs", config["feature_output_hook"]
     yield "size", f"{publication.size / 1e6:,.1f} MB of safetensors and JSON"
-    yield "licence", publication.licence or "not stated"
+    yield "license", publication.license or "not stated"
 
 
 def _training(run: Mapping[str, Any]) -> str:

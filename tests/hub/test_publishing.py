@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import ModelCard, constants
 
 import tl_attribution as tla
-from tests.cli.running import Ran, is_one_line_about
+from tests.cli.outcome import Outcome, is_one_line_about
 from tests.dictionaries.small import X, small
 from tests.hub.asking import REPO, WHOLE, client_warns, files, load, publish, told
 from tests.hub.server import SIGNATURE, TOKEN, Repo, State, serving
@@ -31,7 +31,7 @@ ATLAS = Path(corpus.__file__).parent / "dictionary"
 
 
 def test_what_is_published_is_what_others_load(hub: State, folder: Path) -> None:
-    done = publishing.publish(folder, REPO, licence="mit", tag="v1")
+    done = publishing.publish(folder, REPO, license="mit", tag="v1")
     assert files(hub) == WHOLE
     assert done.address == f"{REPO}@v1"
     assert len(hub.repos[REPO].commits) == 2  # the repository's first, and all of ours
@@ -87,7 +87,7 @@ def test_the_card_tells_what_it_is_and_holds_names_as_text(hub: State, folder: P
     (folder.parent / "run.json").write_text(json.dumps(run))
     summary = {"summary": {"nmse": 0.1234567, "graph_replacement": 0.9, "tokens": 4096}}
     (folder / "evaluation.json").write_text(json.dumps(summary))
-    publishing.publish(folder, REPO, licence="mit")
+    publishing.publish(folder, REPO, license="mit")
     assert files(hub) == {*WHOLE, "evaluation.json"}
     repo = hub.repos[REPO]
     card = repo.commits[repo.branches["main"]]["README.md"][1].decode()
@@ -113,9 +113,9 @@ class _Fake:
 
 
 def test_a_dry_run_shows_everything_and_sends_nothing(
-    hub: State, folder: Path, cli: Callable[..., Ran]
+    hub: State, folder: Path, cli: Callable[..., Outcome]
 ) -> None:
-    ran = cli("publish", folder, REPO, "--dry-run", "--licence", "mit")
+    ran = cli("publish", folder, REPO, "--dry-run", "--license", "mit")
     assert ran.code == 0
     assert all(name in ran.out for name in ("config.json", "layer_2.safetensors", "README.md"))
     assert "license: mit" in ran.out.splitlines()
