@@ -127,7 +127,9 @@ def _check(func: Any, args: Any, tensors: list[Tensor]) -> None:
 
 
 @cache
-def _register() -> None:
+def register() -> None:
+    """Make the device known to PyTorch; unused outside :func:`pretending`."""
+
     class Module(backend_registration._DummyBackendModule):
         """What ``torch.pretend`` is; not available outside, so that nothing chooses it."""
 
@@ -143,7 +145,7 @@ def _register() -> None:
 @contextmanager
 def pretending() -> Iterator[str]:
     """The pretend device, under this name. PyTorch keeps it registered, unused, afterwards."""
-    _register()
+    register()
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(..., device=) is seen
     _Mode.depth += 1

@@ -13,6 +13,8 @@ from tests import pretend_device
 from tests.devices.pairs import Pair
 from tests.models import RAW_HOSTS, bridge, hooked, tiny
 
+if pretend_device.AVAILABLE:
+    pretend_device.register()  # before any backward pass: autograd counts the devices at its first
 NEEDS = "torch.utils.backend_registration._setup_privateuseone_for_python_backend"
 
 

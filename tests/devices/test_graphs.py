@@ -13,7 +13,7 @@ from tests.models import D_MODEL
 from tests.random_dictionaries import KINDS, transcoder
 from tl_attribution.attribution import node_selection
 from tl_attribution.errors import TooLargeError
-from tl_attribution.graph.graph import Graph, tensors
+from tl_attribution.graph.graph import Graph
 from tl_attribution.replacement.active_features import ActiveFeatures
 
 PROMPT = [1, 9, 20, 33]
@@ -42,10 +42,10 @@ def numbers(graph: Graph) -> list[float]:
 
 
 def assert_same_graph(pair: Pair, there: Graph, here: Graph) -> None:
-    columns = tensors(there)
+    columns = there.tensors()
     assert {t.device.type for t in columns.values()} == {"cpu"}
     assert there.nodes.labels == here.nodes.labels
-    for name, expected in tensors(here).items():
+    for name, expected in here.tensors().items():
         if expected.is_floating_point():
             pair.assert_same(columns[name], expected)
         else:

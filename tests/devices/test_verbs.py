@@ -13,11 +13,11 @@ import tl_attribution as tla
 from tests.devices.pairs import Pair
 from tests.models import N_LAYERS, bridge, hooked
 from tests.random_dictionaries import KINDS, transcoder
-from tests.training import runs as training
+from tests.training import tiny_runs
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, UnsupportedModelError
 from tl_attribution.replacement.active_features import ActiveFeatures
-from tl_attribution.training.datasets import Contexts
+from tl_attribution.training.contexts import Contexts
 
 PROMPT = [1, 9, 20, 33, 9, 41]
 KIND = pytest.mark.parametrize("kind", ["clt-jumprelu", "per-layer-skip", "neurons"])
@@ -157,12 +157,12 @@ def test_dense_activations_are_decoded_where_they_are(pair: Pair) -> None:
 def test_training_runs_on_the_models_device(
     pair: Pair, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    config = training.config(tokens=256, **options)
+    config = tiny_runs.config(tokens=256, **options)
     losses = []
     for where, model in (("there", pair.there), ("here", pair.here)):
-        dictionary = tla.train(model, training.texts(), config, out=tmp_path / where)
+        dictionary = tla.train(model, tiny_runs.texts(), config, out=tmp_path / where)
         assert dictionary.layers[0].W_enc.device == next(model.parameters()).device
-        losses.append([*training.losses(tmp_path / where).values()])
+        losses.append([*tiny_runs.losses(tmp_path / where).values()])
     assert len(losses[0]) == 4
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
@@ -192,4 +192,4 @@ def test_a_device_that_is_not_there_is_named_beside_those_that_are(name: str) ->
     with pytest.raises(InputError, match=said):
         tla.load_dictionary("atlas", device=name)
     with pytest.raises(InputError, match=said):
-        tla.train(hooked("gpt2"), training.texts(), training.config(), device=name)
+        tla.train(hooked("gpt2"), tiny_runs.texts(), tiny_runs.config(), device=name)

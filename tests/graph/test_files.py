@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from tl_attribution.files import write_whole
-from tl_attribution.graph.storage import load_graph
+from tl_attribution.graph.loading import load_graph
 
 METHODS = ("to_html", "to_json", "save")
 

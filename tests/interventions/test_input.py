@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import replace
 from typing import Any
@@ -73,8 +74,9 @@ def test_values_that_are_no_numbers(value: float) -> None:
     ],
 )
 def test_modes_that_exclude_each_other(model: Any, mode: dict[str, Any], message: str) -> None:
+    intervene = inspect.unwrap(tla.intervene)  # without the tests' check of types
     with pytest.raises(InputError, match=message):
-        tla.intervene(model, PROMPT, transcoder(), ONE, **mode)
+        intervene(model, PROMPT, transcoder(), ONE, **mode)
 
 
 def test_one_feature_is_not_held_in_two_ways(model: Any) -> None:
@@ -90,7 +92,7 @@ def test_one_feature_is_not_held_in_two_ways(model: Any) -> None:
 
 def test_what_is_no_intervention(model: Any, graph: Graph) -> None:
     for wrong in ("1:2:3", 7, [(1, 2, 3, 4.0)]):
-        with pytest.raises(InputError, match="is no Intervention"):
+        with pytest.raises(InputError, match="expected an Intervention"):
             as_list(wrong)
     with pytest.raises(InputError, match="how must be one of set, scale, add"):
         tla.Intervention(0, 1, 2, 3.0, "ablate")

@@ -1,0 +1,1 @@
+"""Attribution: from a prompt's run to the edges of its graph."""

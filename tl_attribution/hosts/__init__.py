@@ -1,0 +1,1 @@
+"""Hosts: what a model must offer to be traced, and one forward pass of it, frozen."""

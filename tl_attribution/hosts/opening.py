@@ -42,7 +42,11 @@ def open_sites(model: Any, feature_input_hook: str, feature_output_hook: str) ->
     Raises UnsupportedModelError for a type of model that no plugin serves, and NotFoundError for an
     unknown hook.
     """
-    host = open_host(model)
+    return find_sites(open_host(model), feature_input_hook, feature_output_hook)
+
+
+def find_sites(host: Host, feature_input_hook: str, feature_output_hook: str) -> ModelSites:
+    """A host with the sites of two hooks. Raises NotFoundError for an unknown hook."""
     return ModelSites(
         host, host.read_site(feature_input_hook), host.write_site(feature_output_hook)
     )

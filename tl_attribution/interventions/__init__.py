@@ -1,0 +1,1 @@
+"""Interventions: features held at values, in a prompt and in the text that follows it."""

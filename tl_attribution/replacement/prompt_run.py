@@ -11,7 +11,7 @@ import torch
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError, MismatchError
 from tl_attribution.graph.graph import Graph
-from tl_attribution.hosts.opening import ModelSites, open_sites
+from tl_attribution.hosts.opening import ModelSites, find_sites, open_host
 from tl_attribution.hosts.prompt import Prompt, resolve_prefix, token_ids
 from tl_attribution.hosts.protocols import Host
 from tl_attribution.hosts.snapshot import Snapshot
@@ -102,8 +102,9 @@ class PromptRun:
 def attach(model: Any, dictionary: Dictionary) -> AttachedDictionary:
     """A dictionary on a model. Raises MismatchError if it belongs to another model, NotFoundError
     for hooks that the model does not have, UnsupportedModelError for a model of unknown type."""
-    sites = open_sites(model, dictionary.feature_input_hook, dictionary.feature_output_hook)
-    _check_fits(sites.host, dictionary)
+    host = open_host(model)
+    _check_fits(host, dictionary)
+    sites = find_sites(host, dictionary.feature_input_hook, dictionary.feature_output_hook)
     return AttachedDictionary(sites, dictionary)
 
 

@@ -1,0 +1,1 @@
+"""Validation: what a graph predicts, against what the model does."""
