@@ -1,5 +1,5 @@
-"""The graph of a question with two hops, as a drawing: what is known of the thing that the prompt
-names (a city), the inner step (its state, its country), and the answer."""
+"""Figure of the graph of a two-hop question: the entity in the prompt (a city), the inner step (its
+state or country), and the answer."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def is_step_feature(graph: tla.Graph, step: Step) -> Test:
 
 
 def group_by_step(graph: tla.Graph, step: Step) -> tla.Graph:
-    """The graph with the city, the step at either position, all else there, what comes before the
-    city, and the first answer as supernodes."""
+    """Group the graph into supernodes: the city, the step and all other features at both positions,
+    the features before the city, and the first answer."""
     city, of_step = len(graph.metadata.tokens) - 2, is_step_feature(graph, step)
     answer = next(node.id for node in graph.nodes if node.kind == "logit")
 
@@ -52,7 +52,7 @@ def group_by_step(graph: tla.Graph, step: Step) -> tla.Graph:
 
 
 def draw_graph(graph: tla.Graph, name: str) -> Figure:
-    """A grouped graph. ``name``: of the inner step."""
+    """Draw a grouped graph. ``name``: of the inner step."""
     answer = next(node.label.strip() for node in graph.nodes if node.kind == "logit")
     city = graph.metadata.tokens[-2].strip()
     boxes = {
@@ -70,8 +70,8 @@ def draw_graph(graph: tla.Graph, name: str) -> Figure:
 
 
 def share_of_paths(graph: tla.Graph, step: Step, n: int = 400) -> float:
-    """Of the strength of the ``n`` strongest paths from the city to the first answer, the share
-    that passes a feature of the step."""
+    """Share of the strength of the ``n`` strongest paths from the city to the first answer that
+    passes a feature of the step."""
     graph_by_step, of_step = group_by_step(graph, step), is_step_feature(graph, step)
     paths = graph_by_step.paths("city", "answer", n=n)
     via = [any(of_step(graph_by_step.nodes[row]) for row in path.nodes) for path in paths]

@@ -67,7 +67,7 @@ def main(out: Path) -> None:
             read(LAYERS, second),
             write(LAYERS, second),
         )
-        cases.randomise(model)
+        cases.randomize(model)
         x = cases.inputs()
         seen = torch.stack([x.transpose(0, 1), torch.randn(POSITIONS, LAYERS, WIDTH) * 3 + 1], 1)
         model.initialize_standardizers(seen)

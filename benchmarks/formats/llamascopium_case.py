@@ -40,7 +40,7 @@ def main(out: Path) -> None:
             **VARIANTS[name],
         )
         model = CrossLayerTranscoder(config)
-        cases.randomise(model)
+        cases.randomize(model)
         norms = {hook: 3.0 + i for i, hook in enumerate(names_in + names_out)}
         model.set_dataset_average_activation_norm(norms)
         x = cases.inputs()
