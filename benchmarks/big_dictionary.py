@@ -1,6 +1,6 @@
 """A cross-layer transcoder larger than the memory that may be used: 8 GB on disk, opened by its
-headers, and a prompt traced through it with encoders read a layer at a time and the decoders of
-active features alone. The files are deleted afterwards.
+headers, and a prompt traced through it with encoders read one layer at a time and only the
+decoders of active features. The files are deleted afterwards.
 
     python benchmarks/big_dictionary.py [--gigabytes 8] [--folder FOLDER]
 """
@@ -26,7 +26,7 @@ RARE = -3.3
 
 
 def make(folder: Path, gigabytes: float) -> int:
-    """Write the dictionary in our format, a layer in memory at a time; returns features a layer."""
+    """Write the dictionary in our format, one layer at a time; returns features per layer."""
     matrices = LAYERS + LAYERS * (LAYERS + 1) // 2
     features = math.ceil(gigabytes * 1e9 / (4 * matrices * WIDTH))
     torch.manual_seed(0)
@@ -61,14 +61,14 @@ def status(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
 
-def forget_peak() -> int:
-    """Let the peak start from here; returns what is resident. Short peaks escape sampling."""
+def reset_peak() -> int:
+    """Reset the peak; returns resident bytes. Sampling would miss short peaks."""
     Path("/proc/self/clear_refs").write_text("5")
     return status("VmRSS")
 
 
 def trace(folder: Path) -> None:
-    """Open and trace, in a process of its own; prints what it took."""
+    """Open and trace, in a separate process; prints the measurements."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     import tl_attribution as tla
@@ -93,10 +93,10 @@ def trace(folder: Path) -> None:
     start = time.perf_counter()
     tla.load_dictionary(folder)
     opening = time.perf_counter() - start
-    before = forget_peak()
+    before = reset_peak()
     with Measured() as measured:
         graph = tla.attribute(model, tokens, tla.load_dictionary(folder), prefix=1)
-    found = {
+    measurements = {
         "seconds to open": opening,
         "seconds to trace": measured.seconds,
         "peak GB above the model": (status("VmHWM") - before) / 1e9,
@@ -104,11 +104,11 @@ def trace(folder: Path) -> None:
         "nodes": len(graph.nodes),
         "residual": graph.residual(),
     }
-    print(json.dumps(found))
+    print(json.dumps(measurements))
 
 
 def main() -> None:
-    """Make, measure, delete."""
+    """Write the dictionary, measure, delete it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=8.0)
     parser.add_argument("--folder", type=Path, help="where there is room; default: here")
@@ -126,9 +126,9 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(done.stderr)
-        found = json.loads(done.stdout.splitlines()[-1])
-    shape = f"{LAYERS} layers, width {WIDTH}, {features} features a layer, {POSITIONS} positions"
-    show(f"A CLT of {size:.1f} GB ({shape})", found)
+        measurements = json.loads(done.stdout.splitlines()[-1])
+    shape = f"{LAYERS} layers, width {WIDTH}, {features} features per layer, {POSITIONS} positions"
+    show(f"A CLT of {size:.1f} GB ({shape})", measurements)
 
 
 if __name__ == "__main__":

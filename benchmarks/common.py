@@ -1,5 +1,5 @@
-"""What the benchmarks share: a GPT-2-like model and a cross-layer transcoder with random weights in
-files that both sides read, measurements, tables. Needs nothing of tl_attribution, so that it also
+"""Shared by the benchmarks: a GPT-2-like model and a cross-layer transcoder with random weights in
+files that both sides read, measurements, tables. Imports nothing of tl_attribution, so that it also
 runs in circuit-tracer's environment."""
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def make(shape: Shape, folder: Path) -> None:
 
 
 def _transcoder(shape: Shape, layer: int, cache: Any) -> dict[str, Tensor]:
-    """One layer's weights: pre-activations of size 1, a bias that leaves the wanted number active,
-    and decoders that together write about as much as the MLPs do."""
+    """One layer's weights: pre-activations of size 1, a bias for the target number of active
+    features, and decoders whose outputs together are about as large as the MLPs'."""
     read = cache[f"blocks.{layer}.hook_resid_mid"][0, 1:]
     encoder = torch.randn(shape.n_features, shape.d_model) / read.norm(dim=1).mean()
     bias = 0.1 * torch.randn(shape.n_features)
@@ -113,7 +113,7 @@ def fill(model: Any, folder: Path) -> None:
 
 
 def read_shape(folder: Path) -> Shape:
-    """The shape that ``make`` was given."""
+    """The shape that ``make`` wrote."""
     return Shape(**json.loads((folder / "shape.json").read_text()))
 
 
@@ -147,13 +147,13 @@ class Measured:
 
 
 def matmul_speed(size: int = MATMUL, tries: int = 3) -> float:
-    """FLOP a second of a square fp32 matrix product, the median of ``tries``."""
-    one, other = torch.randn(size, size), torch.randn(size, size)
-    out = one @ other
+    """FLOP per second of a square fp32 matrix product, median of ``tries``."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    out = left @ right
     seconds = []
     for _ in range(tries):
         start = time.perf_counter()
-        torch.mm(one, other, out=out)
+        torch.mm(left, right, out=out)
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / statistics.median(seconds)
 
@@ -172,7 +172,7 @@ def count_flops(call: Callable[[], object]) -> int:
 
 
 def text(value: Any) -> str:
-    """A number, or several, in four figures."""
+    """A number, or several, with four significant digits."""
     if isinstance(value, (list, tuple)):
         return ", ".join(text(v) for v in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

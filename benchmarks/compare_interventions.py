@@ -54,14 +54,16 @@ def groups(folder: Path, n_features: int, n_positions: int, n_layers: int) -> No
     def below(n: int, first: int = 0) -> int:
         return int(torch.randint(first, n, (), generator=draw))
 
-    made = []
+    drawn_groups = []
     for i in range(12):
         places = {
             (below(n_layers - 1), below(n_positions, 1), below(n_features))
             for _ in range(1 + i % 3)
         }
-        made.append([[*place, 4 * float(torch.rand((), generator=draw)) - 1] for place in places])
-    (folder / "interventions.json").write_text(json.dumps(made))
+        drawn_groups.append(
+            [[*place, 4 * float(torch.rand((), generator=draw)) - 1] for place in places]
+        )
+    (folder / "interventions.json").write_text(json.dumps(drawn_groups))
 
 
 def ours(folder: Path, kind: str) -> dict[str, torch.Tensor]:
@@ -72,42 +74,42 @@ def ours(folder: Path, kind: str) -> dict[str, torch.Tensor]:
     weights = read_transcoder(folder)
     if kind == "per-layer":
         weights = [{**w, "W_dec": w["W_dec"][:, :1]} for w in weights]
-    made = tla.CrossLayerTranscoder if kind == "cross-layer" else tla.TranscoderSet
-    dictionary = made(
+    dictionary_class = tla.CrossLayerTranscoder if kind == "cross-layer" else tla.TranscoderSet
+    dictionary = dictionary_class(
         [LayerWeights(**w) for w in weights], ReLU(), feature_input_hook="hook_resid_mid"
     )
     tokens = load_file(folder / "prompt.safetensors")["tokens"]
-    wanted = json.loads((folder / "interventions.json").read_text())
-    changes = [[tla.Intervention(*one) for one in group] for group in wanted]
-    found: dict[str, torch.Tensor] = {}
+    groups = json.loads((folder / "interventions.json").read_text())
+    changes = [[tla.Intervention(*change) for change in group] for group in groups]
+    outputs: dict[str, torch.Tensor] = {}
     for name, mode in modes(shape.n_layers).items():
         runs = list(
             tla.intervene_each(model, tokens, dictionary, changes, prefix=1, **mode["ours"])
         )
-        found[f"{name}: logits"] = torch.stack([run.logits for run in runs])
+        outputs[f"{name}: logits"] = torch.stack([run.logits for run in runs])
         encoders = [layer.W_enc for layer in dictionary.layers]
         pre = [
             torch.stack([x @ w.T for x, w in zip(run.reads, encoders, strict=True)])
             + torch.stack([layer.b_enc for layer in dictionary.layers])[:, None]
             for run in runs
         ]
-        found[f"{name}: pre-activations"] = torch.stack(pre)[:, :, 1:]
-    return found
+        outputs[f"{name}: pre-activations"] = torch.stack(pre)[:, :, 1:]
+    return outputs
 
 
 def compare(folder: Path, kind: str, python: str) -> float:
-    """Show how far both sides are from each other; returns the largest difference, relative to the
-    largest change that an intervention made."""
+    """Show the differences between both sides; returns the largest one, relative to the largest
+    change by an intervention."""
     (folder / "modes.json").write_text(
         json.dumps({k: {**v, "ours": None} for k, v in modes(read_shape(folder).n_layers).items()})
     )
     command = [python, str(HERE / "peer_interventions.py"), str(folder), kind]
     subprocess.run(command, check=True)
-    peer, mine = load_file(folder / f"peer_{kind}.safetensors"), ours(folder, kind)
+    peer, our_outputs = load_file(folder / f"peer_{kind}.safetensors"), ours(folder, kind)
     figures = {}
-    for name, found in mine.items():
+    for name, output in our_outputs.items():
         change = (peer[name] - peer[f"unchanged: {name.split(': ')[1]}"]).abs().max()
-        figures[name] = float((found - peer[name]).abs().max() / change)
+        figures[name] = float((output - peer[name]).abs().max() / change)
     show(f"{kind}: largest difference / largest change", figures)
     return max(figures.values())
 

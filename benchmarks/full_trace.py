@@ -34,7 +34,7 @@ THRESHOLDS = (0.8, 0.98)
 
 
 def call(python: str, script: str, folder: Path, *options: str) -> None:
-    """Run one side to its end. Raises CalledProcessError if it fails."""
+    """Run one side. Raises CalledProcessError if it fails."""
     subprocess.run([python, str(HERE / script), str(folder), *options], check=True)
 
 
@@ -44,13 +44,13 @@ def read(folder: Path, side: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return report, load_file(folder / f"{side}.safetensors")
 
 
-def matched(ours: dict[str, Tensor], peer: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows of ours and rows of the peer that are the same node, in our order."""
+def matching_rows(ours: dict[str, Tensor], peer: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows of our graph and of the peer's that are the same node, in our order."""
     keys = [list(map(tuple, torch.stack([g[c] for c in KEY], 1).tolist())) for g in (ours, peer)]
     rows = {key: row for row, key in enumerate(keys[1])}
     pairs = [(row, rows[key]) for row, key in enumerate(keys[0]) if key in rows]
-    mine, theirs = torch.tensor(pairs).T
-    return mine, theirs
+    our_rows, peer_rows = torch.tensor(pairs).T
+    return our_rows, peer_rows
 
 
 def scores(kind: Tensor, adjacency: Tensor, weights: Tensor) -> influence.Scores:
@@ -59,24 +59,25 @@ def scores(kind: Tensor, adjacency: Tensor, weights: Tensor) -> influence.Scores
 
 
 def prune(kind: Tensor, adjacency: Tensor, weights: Tensor) -> influence.Pruned:
-    """What our pruning keeps of it."""
+    """Prune a graph with our pruning."""
     always = (kind == TOKEN) | (kind == LOGIT)
     return influence.prune(adjacency, weights, kind == FEATURE, always, *THRESHOLDS)
 
 
 def compare(ours: dict[str, Tensor], peer: dict[str, Tensor]) -> dict[str, Any]:
-    """How far the edges of the two graphs differ, and how far the peer's fall short."""
-    mine, theirs = matched(ours, peer)
-    kind = ours["kind"][mine]
-    own = ours["adjacency"][mine][:, mine]
-    other = peer["adjacency"][theirs][:, theirs]
+    """Differences between the edges of the two graphs, and the residual of the peer's."""
+    our_rows, peer_rows = matching_rows(ours, peer)
+    kind = ours["kind"][our_rows]
+    our_adjacency = ours["adjacency"][our_rows][:, our_rows]
+    peer_adjacency = peer["adjacency"][peer_rows][:, peer_rows]
     targets = (kind == FEATURE) | (kind == LOGIT)
-    measured = ours["preactivation"][mine][targets]
-    missed = (peer["adjacency"][theirs][targets].sum(1) - measured).abs()
+    measured = ours["preactivation"][our_rows][targets]
+    missed = (peer["adjacency"][peer_rows][targets].sum(1) - measured).abs()
     return {
         "features, ours and the peer's": [int((g["kind"] == FEATURE).sum()) for g in (ours, peer)],
         "features that match": int((kind == FEATURE).sum()),
-        "largest difference of edges / largest edge": largest(own - other) / largest(other),
+        "largest difference of edges / largest edge": largest(our_adjacency - peer_adjacency)
+        / largest(peer_adjacency),
         "peer: in-edges miss pre-activations, largest / largest": largest(missed)
         / largest(measured),
         "… median over targets, relative to its own": float((missed / measured.abs()).median()),
@@ -85,27 +86,27 @@ def compare(ours: dict[str, Tensor], peer: dict[str, Tensor]) -> dict[str, Any]:
 
 def compare_pruned(ours: dict[str, Tensor], peer: dict[str, Tensor]) -> dict[str, Any]:
     """Whether both sides prune the peer's graph alike, and our graph like the peer's."""
-    mine, theirs = matched(ours, peer)
-    kind, weights = ours["kind"][mine], ours["target_weights"][mine]
-    own = ours["adjacency"][mine][:, mine]
+    our_rows, peer_rows = matching_rows(ours, peer)
+    kind, weights = ours["kind"][our_rows], ours["target_weights"][our_rows]
+    our_adjacency = ours["adjacency"][our_rows][:, our_rows]
     probabilities = torch.zeros(len(peer["kind"]))
     probabilities[peer["kind"] == LOGIT] = peer["probabilities"]
     kept = prune(peer["kind"], peer["adjacency"], probabilities)
     edges = peer["edge_mask"] & (peer["adjacency"] != 0)
-    kept_of_ours = prune(kind, own, weights)
+    kept_of_ours = prune(kind, our_adjacency, weights)
     return {
         "peer keeps nodes, edges": [int(kept.nodes.sum()), int(kept.edges.sum())],
-        "our pruning of the peer's graph: nodes that differ": differing(
+        "our pruning of the peer's graph: nodes that differ": count_differences(
             kept.nodes, peer["node_mask"]
         ),
-        "our pruning of the peer's graph: edges that differ": differing(kept.edges, edges),
-        "our pruning of ours without positions: nodes that differ": differing(
-            kept_of_ours.nodes, kept.nodes[theirs]
+        "our pruning of the peer's graph: edges that differ": count_differences(kept.edges, edges),
+        "our pruning of ours without positions: nodes that differ": count_differences(
+            kept_of_ours.nodes, kept.nodes[peer_rows]
         ),
-        "our pruning of ours without positions: edges that differ": differing(
-            kept_of_ours.edges, kept.edges[theirs][:, theirs]
+        "our pruning of ours without positions: edges that differ": count_differences(
+            kept_of_ours.edges, kept.edges[peer_rows][:, peer_rows]
         ),
-        "scores of ours without positions": scores(kind, own, weights),
+        "scores of ours without positions": scores(kind, our_adjacency, weights),
     }
 
 
@@ -114,9 +115,9 @@ def largest(values: Tensor) -> float:
     return float(values.abs().max())
 
 
-def differing(one: Tensor, other: Tensor) -> int:
-    """In how many entries two masks differ."""
-    return int((one != other).sum())
+def count_differences(first: Tensor, second: Tensor) -> int:
+    """Number of entries in which two masks differ."""
+    return int((first != second).sum())
 
 
 def describe_ours(report: dict[str, Any], graph: dict[str, Tensor]) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def describe_peer(report: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any
 
 
 def run(folder: Path, arguments: argparse.Namespace) -> None:
-    """Make the weights, run both sides one after the other, compare."""
+    """Write the weights, run both sides one after the other, compare."""
     make(SMALL if arguments.small else FULL, folder)
     call(sys.executable, "trace_ours.py", folder, "--repeat", str(arguments.repeat))
     ours, graph = read(folder, "ours")

@@ -31,12 +31,12 @@ def main() -> None:
     """Time every mode; exits with 1 unless all are below ten seconds."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--interventions", type=int, default=1000)
-    wanted = parser.parse_args().interventions
+    n_interventions = parser.parse_args().interventions
     torch.set_num_threads(THREADS)
     model, dictionary = tla.load_model("atlas"), tla.load_dictionary("atlas")
     graph = tla.attribute(model, PROMPT, dictionary)
     features = [n for n in graph.nodes if n.kind == "feature"]
-    pairs = islice(product(FACTORS, features), wanted)
+    pairs = islice(product(FACTORS, features), n_interventions)
     groups = [tla.supernode([node], factor) for factor, node in pairs]
     answer, slow = graph.metadata.answers[0], []
     for name, mode in MODES.items():

@@ -43,22 +43,22 @@ def run(folder: Path, kind: str) -> None:
     """Write logits and pre-activations of every mode and group of changes."""
     model, tokens = load(folder) if kind == "cross-layer" else per_layer(folder)
     groups = json.loads((folder / "interventions.json").read_text())
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for name, mode in json.loads((folder / "modes.json").read_text()).items():
         layers = None if mode["layers"] is None else range(*mode["layers"])
-        found[name] = [
+        outputs[name] = [
             model.feature_intervention(
                 tokens,
-                [tuple(one) for one in group],
+                [tuple(change) for change in group],
                 constrained_layers=layers,
                 freeze_attention=mode["frozen"],
                 apply_activation_function=False,
             )
             for group in groups
         ]
-    found["unchanged"] = [model.feature_intervention(tokens, [], apply_activation_function=False)]
+    outputs["unchanged"] = [model.feature_intervention(tokens, [], apply_activation_function=False)]
     tensors = {}
-    for name, runs in found.items():
+    for name, runs in outputs.items():
         tensors[f"{name}: logits"] = torch.stack([logits[0] for logits, _ in runs])
         activations = torch.stack([a for _, a in runs])[:, :, 1:]
         tensors[f"{name}: pre-activations"] = activations

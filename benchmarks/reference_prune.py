@@ -1,6 +1,6 @@
-"""What circuit-tracer prunes and scores on random graphs, for tests/graph/test_influence.py.
+"""circuit-tracer's pruning and scores of random graphs, for tests/graph/test_influence.py.
 
-It runs in an environment of its own, because circuit-tracer pins other versions:
+It runs in a separate environment, because circuit-tracer pins other versions:
 
     python -m venv .venv-circuit-tracer
     .venv-circuit-tracer/bin/pip install circuit-tracer==0.5.0 nnsight==0.6.0
@@ -41,7 +41,7 @@ CASES = tuple(
         [(2, 3, 12, 1), (3, 4, 40, 3), (4, 5, 80, 5), (6, 4, 70, 10), (3, 6, 90, 2)]
     )
 )
-"""Arguments of :func:`build`, from a graph one could draw by hand to one that nobody would."""
+"""Arguments of :func:`build`, from small to large."""
 
 
 def build(seed: int, n_layers: int, n_positions: int, n_features: int, n_logits: int) -> Case:

@@ -1,4 +1,4 @@
-"""Do Atlas's MLPs hold the state of a city? Exchange their outputs and see what is answered.
+"""Do Atlas's MLPs hold the state of a city? Exchange their outputs between two prompts.
 
 For pairs of states, asks for the capital of the state containing a city of the first, with the MLP
 outputs of a city of the second put in place at the city, at the last position, or at both.
@@ -23,13 +23,13 @@ PROMPT = "Fact: the capital of the state containing {} is"
 
 
 def run(host: Host, ids: Tensor, outputs: Tensor, positions: Sequence[int]) -> int:
-    """The answer with ``outputs`` [position, layer, d_model] in place at some positions."""
+    """The answer with ``outputs`` [position, layer, d_model] patched in at some positions."""
 
     def replace(layer: int, x: Tensor, original: Tensor) -> Tensor:
         del x
-        made = original.clone()
-        made[list(positions)] = outputs[list(positions), layer]
-        return made
+        replaced = original.clone()
+        replaced[list(positions)] = outputs[list(positions), layer]
+        return replaced
 
     read, write = host.read_site("hook_resid_mid"), host.write_site("hook_mlp_out")
     return int(host.run_replacing_mlps(ids, read, write, replace)[-1].argmax())
@@ -39,10 +39,10 @@ def main() -> None:
     """Print how often the answer becomes the second state's capital, and how often it stays."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=400)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     host = host_for(tla.load_model("atlas"))
     pairs = [(a, b) for a in STATES for b in STATES if a is not b]
-    chosen = random.Random(0).sample(pairs, given.pairs)
+    chosen = random.Random(0).sample(pairs, arguments.pairs)
     prompts = {s.name: PROMPT.format(s.cities[0]) for s in STATES}
     ids = {s: torch.tensor(host.tokenize(p, with_bos=True)) for s, p in prompts.items()}
     sites = host.read_site("hook_resid_mid"), host.write_site("hook_mlp_out")

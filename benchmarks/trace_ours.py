@@ -1,5 +1,5 @@
 """Our side of full_trace.py: reads a folder made by ``common.make``, writes ours.safetensors and
-ours.json into it. Runs in a process of its own, so that its memory can be measured."""
+ours.json into it. Runs in a separate process, so that its memory can be measured."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ print(f"residual {tla.attribute(model, prompt, trained).residual():.0e}")
 # %%
 import subprocess
 
-command = "tl-attribution publish run me/atlas-clt --licence mit --dry-run"
+command = "tl-attribution publish run me/atlas-clt --license mit --dry-run"
 shown = subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
 print(shown.partition("\n\n")[0])
 

@@ -1,1 +1,1 @@
-"""Adapters to host libraries, one file or folder a host, found through entry points."""
+"""Adapters to host libraries, one module or package per host, found through entry points."""

@@ -50,10 +50,10 @@ def prompt(place: int) -> str:
     return FRAME.format(a=int(a[place]), b=int(b[place]))
 
 
-asked = random.Random(36).sample(range(N * N), 500)
+sampled = random.Random(36).sample(range(N * N), 500)
 unseen = concepts.held_out()
-said = concepts.answers(atlas, [prompt(p) for p in asked])
-ok = {p: token == tokens[total[p]] for p, token in zip(asked, said, strict=True)}
+answered = concepts.answers(atlas, [prompt(p) for p in sampled])
+ok = {p: token == tokens[total[p]] for p, token in zip(sampled, answered, strict=True)}
 right = {
     "seen in training": [good for p, good in ok.items() if prompt(p) not in unseen],
     "never seen": [good for p, good in ok.items() if prompt(p) in unseen],
@@ -74,7 +74,7 @@ last = len(graph.metadata.tokens) - 1
 answer = max((n for n in graph.nodes if n.kind == "logit"), key=lambda n: n.influence)
 
 
-def at(position: int, layers: range | None = None) -> list[tla.Node]:
+def features_at(position: int, layers: range | None = None) -> list[tla.Node]:
     """The graph's features at a position, in some layers."""
     return [
         n for n in graph.nodes
@@ -86,20 +86,21 @@ depth = atlas.dictionary.n_layers
 parts = {
     "the number 36": [n for n in graph.nodes if n.kind == "token" and n.position == last - 3],
     "the number 59": [n for n in graph.nodes if n.kind == "token" and n.position == last - 1],
-    "features at 36": at(last - 3), "features at 59": at(last - 1),
-    "at “=”, early": at(last, range(2)), "at “=”, late": at(last, range(2, depth)),
+    "features at 36": features_at(last - 3), "features at 59": features_at(last - 1),
+    "at “=”, early": features_at(last, range(2)),
+    "at “=”, late": features_at(last, range(2, depth)),
     f"answer: {answer.label.strip()}": [answer],
 }  # fmt: skip
 spots = [(0, 0), (2, 0), (0.1, 1), (1.9, 1), (1, 1.5), (1, 2.4), (1, 3.3)]
-shades = [figures.BLUE, figures.GREEN] * 2 + [figures.ORANGE] * 2 + [figures.GREY]
+shades = [figures.BLUE, figures.GREEN] * 2 + [figures.ORANGE] * 2 + [figures.GRAY]
 boxes = {
     name: figures.Box(*spot, name, shade)
     for (name, nodes), spot, shade in zip(parts.items(), spots, shades, strict=True)
     if nodes
 }
-made, (axes,) = figures.figure(7.5, 6)
+figure, (axes,) = figures.figure(7.5, 6)
 figures.circuit(axes, graph.group({name: parts[name] for name in boxes}), boxes)
-pages.show(made, "circuit", "“calc: 36 + 59 =”: the supernodes of its pruned graph.")
+pages.show(figure, "circuit", "“calc: 36 + 59 =”: the supernodes of its pruned graph.")
 
 # %% [markdown]
 # ## Operand plots
@@ -124,7 +125,7 @@ HYPOTHESES = {
     "sum": total,
 }  # fmt: skip
 NARROW, LIVE = 5, 0.001
-found = concepts.activations(atlas, [prompt(p) for p in range(N * N)], (END,))
+activations = concepts.activations(atlas, [prompt(p) for p in range(N * N)], (END,))
 counted = torch.bincount(total)
 
 
@@ -142,7 +143,7 @@ CLASS: dict[tuple[int, int], str] = {}
 SCORE: dict[tuple[int, int], float] = {}
 digits: list[float] = []
 for layer in range(depth):
-    values = found[:, 0, layer]
+    values = activations[:, 0, layer]
     live = ((values > 0).float().mean(0) > LIVE).nonzero().flatten()
     names, scores = explain.simplest(values[:, live], HYPOTHESES)
     digits += scores[list(HYPOTHESES).index("ones digit of the sum")].tolist()
@@ -173,14 +174,14 @@ pages.say(
 SHOWN = 6
 sizes = Counter(CLASS.values())
 gallery = [k for k in kinds if k != explain.OTHER and sizes[k] >= SHOWN][:5]
-made, axes_grid = figures.plt.subplots(len(gallery), SHOWN, figsize=(9, 1.75 * len(gallery)))
+figure, axes_grid = figures.plt.subplots(len(gallery), SHOWN, figsize=(9, 1.75 * len(gallery)))
 for row, kind in zip(axes_grid, gallery, strict=True):
     best = sorted((k for k, v in CLASS.items() if v == kind), key=lambda k: -SCORE[k])[:SHOWN]
     for axes in row:
         axes.set_axis_off()
     for axes, (layer, feature) in zip(row, best, strict=False):
         axes.set_axis_on()
-        axes.imshow(found[:, 0, layer, feature].view(N, N), origin="lower", cmap="cividis")
+        axes.imshow(activations[:, 0, layer, feature].view(N, N), origin="lower", cmap="cividis")
         axes.set_title(f"layer {layer}: {SCORE[layer, feature]:.0%}", fontsize=8)
         axes.set_xticks([0, 99])
         axes.set_yticks([0, 99])
@@ -188,7 +189,7 @@ for row, kind in zip(axes_grid, gallery, strict=True):
     row[0].set_axis_on()
     row[0].set_ylabel(kind.replace(" ", "\n", 2), fontsize=8)
 pages.show(
-    made, "gallery",
+    figure, "gallery",
     "The best explained features of the most frequent classes: activation at “=”, second operand "
     "to the right, first operand upwards, and the share of the picture that the class explains.",
 )  # fmt: skip
@@ -202,9 +203,9 @@ pages.show(
 # alone, and with attention patterns frozen.
 
 # %%
-NEAR, ASKED_ABOUT, FEW = 5, 22, 11
+NEAR, QUESTIONS, FEW = 5, 22, 11
 concept = Concept(
-    (END,), found.new_zeros(0), torch.zeros(0, dtype=torch.bool), (found > 0).any(0)
+    (END,), activations.new_zeros(0), torch.zeros(0, dtype=torch.bool), (activations > 0).any(0)
 )  # only for the control: the active features
 
 
@@ -214,11 +215,11 @@ def wrong_sums(place: int) -> list[int]:
     return [s for s in range(first, min(first + 10, SUMS)) if s != int(total[place])]
 
 
-def changed(place: int, wanted: int, group: set[str] | None = None) -> list[tla.Intervention]:
+def changed(place: int, target: int, group: set[str] | None = None) -> list[tla.Intervention]:
     """The features of the group (None: all) held at their mean over pairs near by with that sum."""
-    near = (total == wanted) & ((a - a[place]).abs() <= NEAR)
-    values = found[near, 0].mean(0)
-    active = (values > 0) | (found[place, 0] > 0)
+    near = (total == target) & ((a - a[place]).abs() <= NEAR)
+    values = activations[near, 0].mean(0)
+    active = (values > 0) | (activations[place, 0] > 0)
     return [
         tla.Intervention(layer, END, feature, float(values[layer, feature]))
         for layer, feature in active.nonzero().tolist()
@@ -228,15 +229,15 @@ def changed(place: int, wanted: int, group: set[str] | None = None) -> list[tla.
 
 def swaps_with(places: list[int], group: set[str] | None = None) -> list[Swap]:
     """Every wrong sum for each of these questions, with a group of features."""
-    made = []
+    swaps = []
     for place in places:
-        for wanted in wrong_sums(place):
-            if bool(((total == wanted) & ((a - a[place]).abs() <= NEAR)).any()):
-                made.append(Swap(prompt(place), changed(place, wanted, group), tokens[wanted]))
-    return [swap for swap in made if swap.changes]
+        for target in wrong_sums(place):
+            if bool(((total == target) & ((a - a[place]).abs() <= NEAR)).any()):
+                swaps.append(Swap(prompt(place), changed(place, target, group), tokens[target]))
+    return [swap for swap in swaps if swap.changes]
 
 
-places = random.Random(1).sample(range(N * N), ASKED_ABOUT)
+places = random.Random(1).sample(range(N * N), QUESTIONS)
 whole = concepts.try_swaps(atlas, swaps_with(places), concept, **concepts.FREE)
 OF_SUM = {"one sum, narrow", "a band of sums", "several sums"}
 groups = {
@@ -256,7 +257,7 @@ def tried(group: set[str] | None, mode: dict[str, Any]) -> tuple[float, float]:
     some = swaps_with(places[:FEW], group)
     done = concepts.outcomes(atlas, some, **mode)
     sizes = [len(swap.changes) for swap in some]
-    good = concepts.share(out == s.wanted for out, s in zip(done, some, strict=True))
+    good = concepts.share(out == s.expected for out, s in zip(done, some, strict=True))
     return sum(sizes) / len(sizes), good
 
 
@@ -279,23 +280,23 @@ pages.table(
 number = {token: s for s, token in enumerate(tokens)}
 swaps = swaps_with(places)
 off = [
-    number[out] - number[s.wanted]
+    number[out] - number[s.expected]
     for out, s in zip(whole.answers, swaps, strict=True)
     if out in number
 ]
-made, (axes,) = figures.figure(7, 3.4)
+figure, (axes,) = figures.figure(7, 3.4)
 limit = 12
 bars = Counter(max(-limit, min(limit, o)) for o in off)
 axes.bar(
     list(bars), [n / len(swaps) for n in bars.values()],
-    color=[figures.BLUE if o == 0 else figures.GREY for o in bars],
+    color=[figures.BLUE if o == 0 else figures.GRAY for o in bars],
 )  # fmt: skip
 axes.set_xlabel(f"answer less the wanted wrong sum (±{limit}: so much or more)")
 axes.set_ylabel("share of swaps")
 misses = len(swaps) - off.count(0)
 near_miss = sum(0 < abs(o) <= 2 for o in off) / max(1, misses)
 pages.show(
-    made,
+    figure,
     "errors",
     f"Of the answers that are not the wanted sum, {near_miss:.0%} miss it by one or two.",
 )
@@ -312,14 +313,14 @@ lost = []
 for place in random.Random(2).sample(range(N * N), PLACES):
     changes = [
         tla.Intervention.ablate(layer, END, feature)
-        for layer, feature in (found[place, 0] > 0).nonzero().tolist()
+        for layer, feature in (activations[place, 0] > 0).nonzero().tolist()
         if layer >= depth - 2 and CLASS.get((layer, feature)) in OF_SUM
     ]
     lost.append(Swap(prompt(place), changes, tokens[total[place]]))
 lost = [swap for swap in lost if swap.changes]
 after = concepts.try_swaps(atlas, lost, concept, **concepts.FREE)
 near = concepts.share(
-    out in number and abs(number[out] - number[s.wanted]) <= 10
+    out in number and abs(number[out] - number[s.expected]) <= 10
     for out, s in zip(after.answers, lost, strict=True)
 )
 pages.table(

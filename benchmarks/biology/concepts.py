@@ -1,5 +1,5 @@
-"""What the studies share: Atlas, the features that tell the classes of a table apart, swaps of one
-class for another, and the random swaps that they are compared with.
+"""Features that tell the classes of one of Atlas's tables apart, swaps of one class for another,
+and random swaps as their control.
 
 A study never names a feature. It asks questions about a table whose classes are known (states,
 languages), and takes the features whose activation tells the classes apart. Positions are counted
@@ -26,11 +26,11 @@ Means = Float[Tensor, "class position layer feature"]
 Members = Bool[Tensor, "class position layer feature"]
 
 MODE: dict[str, Any] = {"propagation": "iterative", "mlps": "replacement"}
-"""How swaps spread: everything but attention patterns is recomputed, each feature counted once."""
+"""Propagation of swaps: the replacement model recomputes everything but attention patterns."""
 FREE: dict[str, Any] = {**MODE, "freeze_attention": False}
-"""The same with attention patterns recomputed too, where words say where to look."""
+"""Like :data:`MODE` with attention patterns recomputed too, where words determine attention."""
 BATCH = 1000
-"""Prompts that go through the model together."""
+"""Prompts per forward pass."""
 
 
 class Atlas(NamedTuple):
@@ -43,20 +43,20 @@ class Atlas(NamedTuple):
 
 @lru_cache(maxsize=1)
 def load() -> Atlas:
-    """Atlas, on one thread: the studies are to give the same numbers everywhere."""
+    """Load Atlas, on one thread so that the studies give the same numbers everywhere."""
     torch.set_num_threads(1)
     model = tla.load_model("atlas")
     return Atlas(model, tla.load_dictionary("atlas"), host_for(model))
 
 
 def token(atlas: Atlas, word: str) -> int:
-    """The token of an answer, which Atlas's tokenizer keeps whole."""
-    (found,) = atlas.host.tokenize(f" {word}", with_bos=False)
-    return found
+    """Token id of an answer, which is one token in Atlas's vocabulary."""
+    (token_id,) = atlas.host.tokenize(f" {word}", with_bos=False)
+    return token_id
 
 
 def _by_length(atlas: Atlas, prompts: Sequence[str]) -> Iterable[tuple[list[int], Tensor]]:
-    """Some prompts of one length at a time: their places and tokens."""
+    """Batches of prompts of equal length: their indices and token ids."""
     ids = atlas.host.tokenize_all(prompts, with_bos=True)
     for length in sorted({len(i) for i in ids}):
         places = [place for place, i in enumerate(ids) if len(i) == length]
@@ -73,7 +73,7 @@ def activations(
     token)."""
     dictionary, host = atlas.dictionary, atlas.host
     shape = len(prompts), len(positions), dictionary.n_layers, dictionary.n_features
-    found = torch.zeros(shape)
+    values = torch.zeros(shape)
     sites = (
         host.read_site(dictionary.feature_input_hook),
         host.write_site(dictionary.feature_output_hook),
@@ -83,42 +83,43 @@ def activations(
         for layer in range(dictionary.n_layers):
             x = inputs[:, :, layer].flatten(0, 1)
             active = dictionary.encode_layer(layer, x).activation
-            found[places, :, layer] = active.view(len(places), len(positions), -1)
-    return found
+            values[places, :, layer] = active.view(len(places), len(positions), -1)
+    return values
 
 
 @torch.no_grad()
 def answers(atlas: Atlas, prompts: Sequence[str]) -> list[int]:
-    """The token that Atlas answers each prompt with."""
-    found = [0] * len(prompts)
+    """Atlas's answer to each prompt, as a token id."""
+    token_ids = [0] * len(prompts)
     for places, ids in _by_length(atlas, prompts):
         logits = atlas.model(ids)[:, -1]
         for place, answer in zip(places, logits.argmax(-1).tolist(), strict=True):
-            found[place] = answer
-    return found
+            token_ids[place] = answer
+    return token_ids
 
 
 def class_means(
-    found: Float[Tensor, "prompt position layer feature"], labels: Sequence[int]
+    values: Float[Tensor, "prompt position layer feature"], labels: Sequence[int]
 ) -> Means:
     """Mean activation over the prompts of each class. ``labels``: the class of each prompt."""
     which = torch.tensor(labels)
-    return torch.stack([found[which == label].mean(0) for label in range(max(labels) + 1)])
+    return torch.stack([values[which == label].mean(0) for label in range(max(labels) + 1)])
 
 
 def selectivity(means: Means) -> Means:
-    """How much of a feature's activation tells a class: its mean over the class less the mean over
-    all other classes, as a share of its largest mean over any class. 1: active there alone."""
+    """Selectivity of each feature for each class: its mean over the class minus the mean over all
+    other classes, relative to its largest mean over any class. 1: active in that class only."""
     others = (means.sum(0) - means) / (len(means) - 1)
     return (means - others) / means.amax(0).clamp(min=1e-6)
 
 
-class Told(NamedTuple):
-    """How well single features tell classes, each [class, position, layer, feature].
+class ClassScores(NamedTuple):
+    """Precision and recall of single features as classifiers of a prompt's class,
+    each [class, position, layer, feature].
 
     A feature counts as active above :data:`ON` of its largest activation on any of the prompts.
-    ``precision``: which part of the prompts where it is active are the class's; ``recall``: on
-    which part of the class's prompts it is active.
+    ``precision``: share of the prompts where it is active that belong to the class; ``recall``:
+    share of the class's prompts where it is active.
     """
 
     precision: Tensor
@@ -135,18 +136,20 @@ ON = 0.3
 """Share of its largest activation above which a feature counts as active."""
 
 
-def tell(found: Float[Tensor, "prompt position layer feature"], labels: Sequence[int]) -> Told:
+def class_scores(
+    values: Float[Tensor, "prompt position layer feature"], labels: Sequence[int]
+) -> ClassScores:
     """Precision and recall of every feature for every class. ``labels``: the class of each
     prompt."""
-    on = (found > ON * found.amax(0)).float()
+    on = (values > ON * values.amax(0)).float()
     members = torch.nn.functional.one_hot(torch.tensor(labels)).float()
     right = torch.einsum("pc,palf->calf", members, on)
     in_class = members.sum(0)[:, None, None, None]
-    return Told(right / on.sum(0).clamp(min=1), right / in_class.clamp(min=1))
+    return ClassScores(right / on.sum(0).clamp(min=1), right / in_class.clamp(min=1))
 
 
-class Asked(NamedTuple):
-    """One question, asked about the members of every class: prompts, and the class of each."""
+class LabeledPrompts(NamedTuple):
+    """One question about the members of every class: prompts, and the class of each."""
 
     prompts: list[str]
     labels: list[int]
@@ -156,9 +159,9 @@ class Asked(NamedTuple):
 class Concept:
     """Features that tell classes apart.
 
-    ``means``: the activation of every feature over each class; ``members``: which features tell a
-    class; ``active``: which are active on some prompt at all. ``positions`` are counted from the
-    end of the prompt.
+    ``means``: mean activation of every feature over each class; ``members``: the features
+    selective for each class; ``active``: the features active on at least one prompt. ``positions``
+    are counted from the end of the prompt.
     """
 
     positions: tuple[int, ...]
@@ -169,7 +172,7 @@ class Concept:
     def within(
         self, *, layers: Sequence[int] | None = None, positions: Sequence[int] | None = None
     ) -> Concept:
-        """The same with only the members in some layers or at some positions."""
+        """The concept restricted to members in some layers or at some positions."""
         keep = torch.ones(self.members.shape[1:], dtype=torch.bool)
         for at, layer in enumerate(range(keep.shape[1])):
             keep[:, at] &= layers is None or layer in layers
@@ -178,11 +181,11 @@ class Concept:
         return replace(self, members=self.members & keep)
 
     def size(self) -> float:
-        """Features of a class, the mean over classes."""
+        """Number of features per class, mean over classes."""
         return float(self.members.flatten(1).sum(1).float().mean())
 
     def swap(self, source: int, target: int) -> list[tla.Intervention]:
-        """The features of both classes, held at what they are in the target class."""
+        """Set the features of both classes to their means in the target class."""
         places = (self.members[source] | self.members[target]).nonzero().tolist()
         values = self.means[target]
         return [
@@ -193,49 +196,51 @@ class Concept:
 
 def find_concept(
     atlas: Atlas,
-    asked: Sequence[Asked],
-    values: Asked,
+    questions: Sequence[LabeledPrompts],
+    value_prompts: LabeledPrompts,
     positions: Sequence[int],
     threshold: float,
     *,
-    every: bool = True,
+    every_question: bool = True,
 ) -> Concept:
-    """The features that tell the classes apart, found on some questions to be tried on another.
+    """Find the features that tell the classes apart in some questions, to be tested on another.
 
-    A feature is a member of a class if its selectivity for it is above ``threshold`` in every one
-    of the questions ``asked`` (or in one of them at least: ``every=False``); so features that serve
-    only to say the answer of a question that is not among them are left out. ``values`` is the
-    question that says how active the members are in each class.
+    A feature is a member of a class if its selectivity for it is above ``threshold`` in
+    every question of ``questions`` (``every_question=False``: in at least one), which leaves out
+    features that only encode the answer of another question. The mean activations over
+    ``value_prompts`` are the values that a swap sets.
     """
-    told = torch.stack([_selectivity_asked(atlas, one, positions) for one in asked])
-    members = (told.amin(0) if every else told.amax(0)) > threshold
-    found = activations(atlas, values.prompts, positions)
-    return Concept(tuple(positions), class_means(found, values.labels), members, (found > 0).any(0))
+    scores = torch.stack([_selectivity_of(atlas, prompts, positions) for prompts in questions])
+    members = (scores.amin(0) if every_question else scores.amax(0)) > threshold
+    values = activations(atlas, value_prompts.prompts, positions)
+    return Concept(
+        tuple(positions), class_means(values, value_prompts.labels), members, (values > 0).any(0)
+    )
 
 
-def _selectivity_asked(atlas: Atlas, asked: Asked, positions: Sequence[int]) -> Means:
-    return selectivity(class_means(activations(atlas, asked.prompts, positions), asked.labels))
+def _selectivity_of(atlas: Atlas, prompts: LabeledPrompts, positions: Sequence[int]) -> Means:
+    return selectivity(class_means(activations(atlas, prompts.prompts, positions), prompts.labels))
 
 
 def held_out() -> set[str]:
-    """Every prompt that Atlas was never trained on."""
+    """The prompts held out of Atlas's training."""
     return {q.prompt for q in corpus.questions() if q.held_out}
 
 
-def random_like(
+def random_control(
     changes: Sequence[tla.Intervention], concept: Concept, rng: random.Random
 ) -> list[tla.Intervention]:
-    """The control of a swap: as many other features, in the same layers and at the same positions,
-    held at the same values; drawn from those that are active on the concept's prompts, from the
-    rest of the layer where those are too few, and fewer where a layer has no more."""
-    held = [(c.layer, c.position) for c in changes]
+    """The control of a swap: other random features in the same layers and at the same positions,
+    set to the same values. They are drawn from those active on the concept's prompts, then from the
+    rest of the layer; fewer if the layer has no more."""
+    places = [(c.layer, c.position) for c in changes]
     drawn: dict[tuple[int, Any], list[int]] = {}
-    for layer, position in dict.fromkeys(held):
+    for layer, position in dict.fromkeys(places):
         taken = {c.feature for c in changes if (c.layer, c.position) == (layer, position)}
         active = concept.active[concept.positions.index(position), layer]
         pool = [f for f in active.nonzero().flatten().tolist() if f not in taken]
         rest = [f for f in (~active).nonzero().flatten().tolist() if f not in taken]
-        n = held.count((layer, position))
+        n = places.count((layer, position))
         more = rng.sample(rest, min(len(rest), max(0, n - len(pool))))
         drawn[layer, position] = rng.sample(pool, min(n, len(pool))) + more
     return [
@@ -246,16 +251,16 @@ def random_like(
 
 
 class Swap(NamedTuple):
-    """A prompt, what is changed in its run, and the answer (a token) that should come of it."""
+    """A prompt, the interventions on its run, and the expected answer (a token id)."""
 
     prompt: str
     changes: list[tla.Intervention]
-    wanted: int
+    expected: int
 
 
 def outcomes(atlas: Atlas, swaps: Sequence[Swap], **mode: Any) -> list[int]:
-    """The answer after each swap: all swaps of one prompt go through the model together."""
-    found = [0] * len(swaps)
+    """The answer (a token id) after each swap; the swaps of one prompt run as one batch."""
+    token_ids = [0] * len(swaps)
     by_prompt: dict[str, list[int]] = {}
     for place, swap in enumerate(swaps):
         by_prompt.setdefault(swap.prompt, []).append(place)
@@ -263,13 +268,13 @@ def outcomes(atlas: Atlas, swaps: Sequence[Swap], **mode: Any) -> list[int]:
         groups = [swaps[place].changes for place in places]
         runs = tla.intervene_each(atlas.model, prompt, atlas.dictionary, groups, **(mode or MODE))
         for place, run in zip(places, runs, strict=True):
-            found[place] = int(run.logits[-1].argmax())
-    return found
+            token_ids[place] = int(run.logits[-1].argmax())
+    return token_ids
 
 
 class Outcome(NamedTuple):
-    """Which swaps gave the wanted answer, beside their controls, in the order of the swaps, and
-    the answers (tokens) that the swaps gave."""
+    """Whether each swap and its control gave the expected answer, and the answers (token ids) of
+    the swaps."""
 
     swapped: list[bool]
     control: list[bool]
@@ -277,29 +282,30 @@ class Outcome(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Share of the swaps that gave the wanted answer."""
+        """Share of the swaps that gave the expected answer."""
         return share(self.swapped)
 
     @property
     def control_rate(self) -> float:
-        """Share of the controls that did."""
+        """Share of the controls that gave the expected answer."""
         return share(self.control)
 
 
 def try_swaps(
     atlas: Atlas, swaps: Sequence[Swap], concept: Concept, seed: int = 0, **mode: Any
 ) -> Outcome:
-    """Every swap, and its control. ``mode``: how they spread, :data:`MODE` if nothing is said."""
+    """Run every swap and its control. ``mode``: settings of ``tla.intervene_each``, default
+    :data:`MODE`."""
     rng = random.Random(seed)
-    controls = [s._replace(changes=random_like(s.changes, concept, rng)) for s in swaps]
+    controls = [s._replace(changes=random_control(s.changes, concept, rng)) for s in swaps]
     tried = [*swaps, *controls]
-    found = outcomes(atlas, tried, **mode)
-    right = [answer == swap.wanted for answer, swap in zip(found, tried, strict=True)]
+    token_ids = outcomes(atlas, tried, **mode)
+    right = [answer == swap.expected for answer, swap in zip(token_ids, tried, strict=True)]
     n = len(swaps)
-    return Outcome(right[:n], right[n:], found[:n])
+    return Outcome(right[:n], right[n:], token_ids[:n])
 
 
 def share(flags: Iterable[bool]) -> float:
-    """How many of them are true, from 0 to 1; NaN of none."""
-    found = list(flags)
-    return sum(found) / len(found) if found else float("nan")
+    """Share of true values, from 0 to 1; NaN if there are none."""
+    values = list(flags)
+    return sum(values) / len(values) if values else float("nan")

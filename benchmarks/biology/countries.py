@@ -28,9 +28,9 @@ from typing import NamedTuple
 
 import concepts
 import figures
-import hops
 import pages
-from concepts import Asked, Swap
+from concepts import LabeledPrompts, Swap
+from two_hop_figure import Step, draw_graph, group_by_step, share_of_paths
 
 import tl_attribution as tla
 from tl_attribution.atlas.tables import COUNTRIES
@@ -59,9 +59,9 @@ others = [(city, i) for i, c in enumerate(COUNTRIES) for city in c.cities[1:]]
 answers = {r: [concepts.token(atlas, getattr(c, r)) for c in COUNTRIES] for r in RELATIONS}
 
 
-def about_others(question: str) -> Asked:
+def about_others(question: str) -> LabeledPrompts:
     """A question about every city that is not tested."""
-    return Asked([question.format(city) for city, _ in others], [i for _, i in others])
+    return LabeledPrompts([question.format(city) for city, _ in others], [i for _, i in others])
 
 
 def country_features(relation: str) -> concepts.Concept:
@@ -102,12 +102,12 @@ SOURCES = list(range(0, N, 6))
 
 def swaps_of(relation: str) -> list[Swap]:
     """From the ten countries to all others that differ in what is asked."""
-    wanted = answers[relation]
+    target_answers = answers[relation]
     return [
-        Swap(RELATIONS[relation].format(tested[i]), country[relation].swap(i, j), wanted[j])
+        Swap(RELATIONS[relation].format(tested[i]), country[relation].swap(i, j), target_answers[j])
         for i in SOURCES
         for j in range(N)
-        if wanted[i] != wanted[j]
+        if target_answers[i] != target_answers[j]
     ]
 
 
@@ -200,7 +200,7 @@ class Reaction(NamedTuple):
 
 
 held_out = concepts.held_out()
-every = [
+questions = [
     Question(r, city, i, question.format(city) in held_out)
     for r, question in RELATIONS.items()
     for i, c in enumerate(COUNTRIES)
@@ -209,8 +209,8 @@ every = [
 rng = random.Random(0)
 drawn: list[Question] = []
 for relation in RELATIONS:
-    unseen = [q for q in every if q.relation == relation and q.held_out][:12]
-    seen = [q for q in every if q.relation == relation and not q.held_out]
+    unseen = [q for q in questions if q.relation == relation and q.held_out][:12]
+    seen = [q for q in questions if q.relation == relation and not q.held_out]
     drawn += [*unseen, *rng.sample(seen, len(unseen))]
 
 
@@ -225,16 +225,17 @@ def blurred(concept: concepts.Concept, i: int) -> list[tla.Intervention]:
 
 def react(question: Question) -> Reaction:
     """Six swaps of a question's country, and the country blurred."""
-    wanted, concept, i = answers[question.relation], country[question.relation], question.country
-    targets = rng.sample([j for j in range(N) if wanted[j] != wanted[i]], 6)
-    tries = [Swap(question.prompt, concept.swap(i, j), wanted[j]) for j in targets]
-    tries.append(Swap(question.prompt, blurred(concept, i), wanted[i]))
+    target_answers, concept = answers[question.relation], country[question.relation]
+    i = question.country
+    targets = rng.sample([j for j in range(N) if target_answers[j] != target_answers[i]], 6)
+    tries = [Swap(question.prompt, concept.swap(i, j), target_answers[j]) for j in targets]
+    tries.append(Swap(question.prompt, blurred(concept, i), target_answers[i]))
     *moved, last = concepts.outcomes(atlas, tries)
     return Reaction(
         question,
-        concepts.share(a == s.wanted for a, s in zip(moved, tries, strict=False)),
-        concepts.share(a == wanted[i] for a in moved),
-        last == wanted[i],
+        concepts.share(a == s.expected for a, s in zip(moved, tries, strict=False)),
+        concepts.share(a == target_answers[i] for a in moved),
+        last == target_answers[i],
     )
 
 
@@ -243,8 +244,8 @@ reactions = [react(question) for question in drawn]
 
 def mean(values: Iterable[float]) -> float:
     """Their mean."""
-    found = list(values)
-    return sum(found) / len(found)
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
 
 
 def summary(some: list[Reaction]) -> list[float]:
@@ -273,13 +274,13 @@ pages.table(
 figure, panels = figures.figure(9, 3.4, 2)
 titles = ("Follow another country's values", "Stay when the country is blurred")
 for axes, title, at in zip(panels, titles, (0, 2), strict=True):
-    for shift, kind, colour in (
+    for shift, kind, color in (
         (-0.2, "held out", figures.ORANGE),
         (0.2, "trained on", figures.SKY),
     ):
         values = [summary(by_both[r, kind])[at] for r in RELATIONS]
         places = [i + shift for i in range(len(values))]
-        axes.bar(places, values, 0.38, color=colour, label=kind)
+        axes.bar(places, values, 0.38, color=color, label=kind)
         for place, value in zip(places, values, strict=True):
             axes.text(place, value + 0.015, f"{100 * value:.0f}%", ha="center", fontsize=8)
     axes.set_xticks(range(len(RELATIONS)), list(RELATIONS))
@@ -316,14 +317,14 @@ def graph_of(question: Question) -> tla.Graph:
     return tla.attribute(atlas.model, question.prompt, atlas.dictionary)
 
 
-def members(question: Question) -> hops.Step:
+def members(question: Question) -> Step:
     """The features of a question's country."""
     return country[question.relation].members[question.country]
 
 
 example = by_both["currency", "held out"][0].question
 pages.show(
-    hops.draw(hops.grouped(graph_of(example), members(example)), COUNTRIES[example.country].name),
+    draw_graph(group_by_step(graph_of(example), members(example)), COUNTRIES[example.country].name),
     "graph",
     f"The graph of “{example.prompt}”. Numbers: the influence on the answer that flows from one "
     "supernode to another. Other tokens, positions and errors are not drawn, nor flows below 1%.",
@@ -331,7 +332,7 @@ pages.show(
 
 # %%
 paths = {
-    key: mean(hops.through(graph_of(r.question), members(r.question)) for r in some[:2])
+    key: mean(share_of_paths(graph_of(r.question), members(r.question)) for r in some[:2])
     for key, some in by_both.items()
 }
 pages.table(

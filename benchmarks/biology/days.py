@@ -30,7 +30,7 @@ import explain
 import figures
 import pages
 import torch
-from concepts import Asked, Concept, Outcome, Swap
+from concepts import Concept, LabeledPrompts, Outcome, Swap
 
 import tl_attribution as tla
 from tl_attribution.atlas.tables import DAYS, MONTHS, NUMBER_WORDS
@@ -38,7 +38,7 @@ from tl_attribution.atlas.tables import DAYS, MONTHS, NUMBER_WORDS
 atlas = concepts.load()
 CIRCLES = {"day": DAYS, "month": MONTHS}
 PARTS = {"start": -2, "offset": -5, "direction": -3}
-ASKED, LEARNT = "Fact: {} is", ("It is true that {} is", "Everyone knows that {} is")
+FRAME, OTHER_FRAMES = "Fact: {} is", ("It is true that {} is", "Everyone knows that {} is")
 SAMPLE = {"day": 24, "month": 12}
 DIRECTIONS, FEW = 50, 8
 
@@ -51,7 +51,7 @@ class Count(NamedTuple):
     offset: int
     direction: int
 
-    def prompt(self, frame: str = ASKED) -> str:
+    def prompt(self, frame: str = FRAME) -> str:
         """The question in words."""
         words = "after" if self.direction else "before"
         number, name = NUMBER_WORDS[self.offset - 1], CIRCLES[self.unit][self.start]
@@ -108,15 +108,17 @@ groups = {
     name: [n for n in graph.nodes if n.kind == "feature" and n.position == position]
     for name, position in words.items()
 }
-said = f"answer: {answer.label.strip()}"
-groups = {name: nodes for name, nodes in groups.items() if nodes} | {said: [answer]}
-spots = dict(zip((*words, said), [(0, 0), (1.1, 0), (2.2, 0), (3, 1), (3, 2.2)], strict=True))
-shades = [figures.GREEN, figures.PURPLE, figures.BLUE, figures.ORANGE, figures.GREY]
-colours = dict(zip((*words, said), shades, strict=True))
-made, (axes,) = figures.figure(8, 4)
-boxes = {name: figures.Box(*spots[name], name, colours[name]) for name in groups}
+answer_group = f"answer: {answer.label.strip()}"
+groups = {name: nodes for name, nodes in groups.items() if nodes} | {answer_group: [answer]}
+spots = dict(
+    zip((*words, answer_group), [(0, 0), (1.1, 0), (2.2, 0), (3, 1), (3, 2.2)], strict=True)
+)
+shades = [figures.GREEN, figures.PURPLE, figures.BLUE, figures.ORANGE, figures.GRAY]
+colors = dict(zip((*words, answer_group), shades, strict=True))
+figure, (axes,) = figures.figure(8, 4)
+boxes = {name: figures.Box(*spots[name], name, colors[name]) for name in groups}
 figures.circuit(axes, graph.group(groups), boxes)
-pages.show(made, "circuit", f"“{example.prompt()}”: the supernodes of its pruned graph.")
+pages.show(figure, "circuit", f"“{example.prompt()}”: the supernodes of its pruned graph.")
 
 # %% [markdown]
 # ## What the features tell
@@ -130,11 +132,11 @@ LIVE = 0.01
 KINDS = {
     "direction": figures.PURPLE, "offset": figures.GREEN, "start": figures.BLUE,
     "direction and offset": figures.SKY, "start and direction": "#56789A",
-    "start and offset": "#F0E442", "answer": figures.ORANGE, explain.OTHER: figures.GREY,
+    "start and offset": "#F0E442", "answer": figures.ORANGE, explain.OTHER: figures.GRAY,
 }  # fmt: skip
 
 
-def told(unit: str) -> dict[int, Counter[str]]:
+def kinds_by_position(unit: str) -> dict[int, Counter[str]]:
     """What the features at each word tell: position → kinds."""
     some, n = counts[unit], len(CIRCLES[unit])
     start, offset, direction = (
@@ -150,28 +152,28 @@ def told(unit: str) -> dict[int, Counter[str]]:
         "answer": torch.tensor([c.answer() for c in some]),
     }
     positions = (*PARTS.values(), -1)
-    found = concepts.activations(atlas, [c.prompt() for c in some], positions)
+    activations = concepts.activations(atlas, [c.prompt() for c in some], positions)
     kinds = {}
     for at, position in enumerate(positions):
-        values = found[:, at].flatten(1)
+        values = activations[:, at].flatten(1)
         varies = ((values > 0).float().mean(0) > LIVE) & (values.std(0) > 1e-3)
         kinds[position] = Counter(explain.simplest(values[:, varies], hypotheses)[0])
     return kinds
 
 
-kinds = {unit: told(unit) for unit in CIRCLES}
-made, both = figures.figure(9, 4, 2)
+kinds = {unit: kinds_by_position(unit) for unit in CIRCLES}
+figure, both = figures.figure(9, 4, 2)
 for axes, (unit, by_position) in zip(both, kinds.items(), strict=True):
     places = {"“two”": -5, "“after”": -3, "“Monday”" if unit == "day" else "“May”": -2, "“is”": -1}
     bottom = [0] * len(places)
-    for kind, colour in KINDS.items():
+    for kind, color in KINDS.items():
         heights = [by_position[p][kind] for p in places.values()]
-        axes.bar(list(places), heights, bottom=bottom, color=colour, label=kind)
+        axes.bar(list(places), heights, bottom=bottom, color=color, label=kind)
         bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
     axes.set_title(f"{unit}s")
     axes.set_ylabel("features")
 both[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-pages.show(made, "kinds", "How many features at each word tell what, all layers together.")
+pages.show(figure, "kinds", "How many features at each word tell what, all layers together.")
 
 # %% [markdown]
 # ## Changing one part
@@ -186,9 +188,9 @@ pages.show(made, "kinds", "How many features at each word tell what, all layers 
 def find(unit: str, part: str) -> Concept:
     """The features that tell the values of a part, at its word."""
     first = 2 if part == "offset" else 0
-    rows = [(c.prompt(f), getattr(c, part) - first) for f in LEARNT for c in counts[unit]]
-    asked = Asked([prompt for prompt, _ in rows], [label for _, label in rows])
-    return concepts.find_concept(atlas, [asked], asked, (PARTS[part],), threshold=0.1)
+    rows = [(c.prompt(f), getattr(c, part) - first) for f in OTHER_FRAMES for c in counts[unit]]
+    labeled = LabeledPrompts([prompt for prompt, _ in rows], [label for _, label in rows])
+    return concepts.find_concept(atlas, [labeled], labeled, (PARTS[part],), threshold=0.1)
 
 
 def other_values(count: Count, part: str) -> list[Count]:
@@ -212,20 +214,20 @@ def swaps_of(some: list[Count], part: str, concept: Concept) -> tuple[list[Swap]
 
 sample = {u: random.Random(0).sample(some, SAMPLE[u]) for u, some in counts.items()}
 turned = {u: random.Random(2).sample(some, DIRECTIONS) for u, some in counts.items()}
-found = {(unit, part): find(unit, part) for unit in CIRCLES for part in PARTS}
+concept_of = {(unit, part): find(unit, part) for unit in CIRCLES for part in PARTS}
 outcomes: dict[tuple[str, str], Outcome] = {}
 wraps: dict[tuple[str, str], list[bool]] = {}
-for (unit, part), concept in found.items():
+for (unit, part), concept in concept_of.items():
     some = sample[unit] if part != "direction" else turned[unit]
     swaps, others = swaps_of(some, part, concept)
     outcomes[unit, part] = concepts.try_swaps(atlas, swaps, concept, **concepts.FREE)
     wraps[unit, part] = [other.wraps() for other in others]
 names = [f"{unit}s:\n{part}" for unit, part in outcomes]
-made, (axes,) = figures.figure(8, 3.6)
+figure, (axes,) = figures.figure(8, 3.6)
 figures.beside_control(
     axes, names, [o.rate for o in outcomes.values()], [o.control_rate for o in outcomes.values()]
 )
-pages.show(made, "rates", "How often the answer is exactly that of the other question.")
+pages.show(figure, "rates", "How often the answer is exactly that of the other question.")
 
 
 # %%
@@ -239,8 +241,8 @@ pages.table(
     ["circle", "changed", "swaps", "features", "exact answer", "not past the end", "past the end",
      "random features"],
     [
-        [*key, len(o.swapped), round(found[key].size()), o.rate, concepts.share(within(key, False)),
-         concepts.share(within(key, True)), o.control_rate]
+        [*key, len(o.swapped), round(concept_of[key].size()), o.rate,
+         concepts.share(within(key, False)), concepts.share(within(key, True)), o.control_rate]
         for key, o in outcomes.items()
     ],
 )  # fmt: skip
@@ -256,10 +258,10 @@ pages.table(
 frozen: dict[str, tuple[float, float]] = {}
 for part in PARTS:
     some = (turned if part == "direction" else sample)["day"][:FEW]
-    swaps, _ = swaps_of(some, part, found["day", part])
+    swaps, _ = swaps_of(some, part, concept_of["day", part])
     done = concepts.outcomes(atlas, swaps)
     free = outcomes["day", part].swapped[: len(swaps)]
-    stuck = concepts.share(out == s.wanted for out, s in zip(done, swaps, strict=True))
+    stuck = concepts.share(out == s.expected for out, s in zip(done, swaps, strict=True))
     frozen[part] = concepts.share(free), stuck
 pages.table(
     [f"changed ({FEW} questions about days)", "attention free", "attention frozen"],
@@ -278,7 +280,7 @@ OFFSETS = len(DAYS) - 2
 rows = []
 for part in ("offset", "direction"):
     day, month = (
-        found[unit, part].members[: OFFSETS if part == "offset" else 2] for unit in CIRCLES
+        concept_of[unit, part].members[: OFFSETS if part == "offset" else 2] for unit in CIRCLES
     )
     for layer in range(atlas.dictionary.n_layers):
         d, m = day[:, :, layer], month[:, :, layer]
@@ -308,7 +310,7 @@ for part in ("offset", "direction"):
         if other.offset < len(DAYS)
     ]
     first = 2 if part == "offset" else 0
-    day = found["day", part]
+    day = concept_of["day", part]
     swaps = [
         Swap(
             count.prompt(),

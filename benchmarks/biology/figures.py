@@ -1,4 +1,4 @@
-"""How the studies' figures look: one style, bars beside their control, grids, and circuits."""
+"""Figures of the studies: style, bars beside their control, grids, and circuits."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from matplotlib.text import Text
 
 import tl_attribution as tla
 
-BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = (
+BLUE, ORANGE, GREEN, PURPLE, SKY, GRAY = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8A8A8A",
 )  # fmt: skip
-"""Okabe and Ito's colours, which people with any colour vision can tell apart."""
+"""Okabe and Ito's colors, which people with any color vision can tell apart."""
 INK, PAPER = "#222222", "#FFFFFF"
 
 plt.rcParams.update(
@@ -31,7 +31,7 @@ plt.rcParams.update(
         "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.edgecolor": GREY,
+        "axes.edgecolor": GRAY,
         "axes.labelcolor": INK,
         "axes.titlesize": 11,
         "axes.titleweight": "bold",
@@ -48,8 +48,8 @@ plt.rcParams.update(
 
 def figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure, in inches, and its axes side by side."""
-    made, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
-    return made, list(axes[0])
+    fig, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
+    return fig, list(axes[0])
 
 
 def percent(axes: Axes, label: str, axis: str = "y") -> None:
@@ -65,12 +65,12 @@ def beside_control(
     axes: Axes, names: Sequence[str], rates: Sequence[float], controls: Sequence[float]
 ) -> None:
     """Bars of success rates, each beside its control."""
-    for shift, values, colour, label in (
+    for shift, values, color, label in (
         (-0.2, rates, BLUE, "swap"),
-        (0.2, controls, GREY, "random features"),
+        (0.2, controls, GRAY, "random features"),
     ):
         places = [i + shift for i in range(len(names))]
-        axes.bar(places, values, 0.38, color=colour, label=label)
+        axes.bar(places, values, 0.38, color=color, label=label)
         for place, value in zip(places, values, strict=True):
             axes.text(place, value + 0.015, f"{100 * value:.0f}%", ha="center", fontsize=9)
     axes.set_xticks(range(len(names)), names)
@@ -79,22 +79,22 @@ def beside_control(
 
 
 class Box(NamedTuple):
-    """A supernode on a drawing: where it stands, what it is called, its colour."""
+    """A supernode in a drawing: its place, label and color."""
 
     x: float
     y: float
     label: str
-    colour: str
+    color: str
 
 
-def circuit(axes: Axes, graph: tla.Graph, boxes: Mapping[str, Box], least: float = 0.01) -> None:
-    """Draw supernodes of a graph, by name. Arrows are the influence on the answer that flows from
-    one to another, from ``least`` on."""
+def circuit(axes: Axes, graph: tla.Graph, boxes: Mapping[str, Box], minimum: float = 0.01) -> None:
+    """Draw supernodes of a graph, by name. Arrows show the influence on the answer that flows
+    from one to another, if it is at least ``minimum``."""
     nodes = graph.supernodes()
     drawn = {name: _box(axes, box) for name, box in boxes.items()}
     for target, source in itertools.permutations(boxes, 2):
         size = float(nodes.flow[nodes.find(target), nodes.find(source)])
-        if size >= least:
+        if size >= minimum:
             _arrow(axes, drawn[source], drawn[target], size)
     axes.set_axis_off()
     axes.figure.set_layout_engine("none")
@@ -106,7 +106,7 @@ def _box(axes: Axes, box: Box) -> Text:
     axes.plot([box.x], [box.y], alpha=0)  # text alone does not widen the axes
     return axes.text(
         box.x, box.y, box.label, ha="center", va="center", color=PAPER, fontsize=10, zorder=2,
-        bbox={"boxstyle": "round,pad=0.5", "facecolor": box.colour, "edgecolor": PAPER,
+        bbox={"boxstyle": "round,pad=0.5", "facecolor": box.color, "edgecolor": PAPER,
               "linewidth": 2},
     )  # fmt: skip
 
@@ -130,7 +130,7 @@ def _arrow(axes: Axes, source: Text, target: Text, size: float) -> None:
 def grid(
     axes: Axes, values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str]
 ) -> None:
-    """A named grid of shares: white is none, blue is all, grey is no number."""
+    """A named grid of shares: white is none, blue is all, gray is no number."""
     shades = LinearSegmentedColormap.from_list("share", [PAPER, BLUE])
     shades.set_bad("#D9D9D9")
     axes.imshow(values, cmap=shades, vmin=0, vmax=1, aspect="equal", interpolation="nearest")

@@ -28,8 +28,8 @@ import figures
 import opposites
 import pages
 import torch
-from concepts import Asked, Swap
-from opposites import ARTICLE, ASKED, END, OF, OPERATION, TRANSLATION, WORD, prompts, words
+from concepts import LabeledPrompts, Swap
+from opposites import ARTICLE, END, OF, OPERATION, QUESTIONS, TRANSLATION, WORD, prompts, words
 
 import tl_attribution as tla
 from tl_attribution.atlas.tables import ANTONYMS, LANGUAGES
@@ -53,13 +53,15 @@ def answers(language: str, operation: str) -> list[int]:
 # %%
 def right(language: str, operation: str) -> float:
     """Share of the questions that Atlas answers rightly."""
-    found = concepts.answers(atlas, prompts(language, operation))
-    return concepts.share(a == b for a, b in zip(found, answers(language, operation), strict=True))
+    token_ids = concepts.answers(atlas, prompts(language, operation))
+    return concepts.share(
+        a == b for a, b in zip(token_ids, answers(language, operation), strict=True)
+    )
 
 
 pages.table(
     ["language", "operation", "for example", "answered rightly"],
-    [[*asked, prompts(*asked)[0], right(*asked)] for asked in ASKED],
+    [[*key, prompts(*key)[0], right(*key)] for key in QUESTIONS],
 )
 
 # %% [markdown]
@@ -72,7 +74,7 @@ pages.table(
 # attends to depends on what is asked.
 
 # %%
-FOUND, TESTED = range(0, N, 2), range(1, N, 2)
+SEARCHED, TESTED = range(0, N, 2), range(1, N, 2)
 
 
 def operation_features(language: str) -> concepts.Concept:
@@ -80,10 +82,10 @@ def operation_features(language: str) -> concepts.Concept:
     rows = [
         (prompts(language, operation)[i], at)
         for at, operation in enumerate(OPERATIONS)
-        for i in FOUND
+        for i in SEARCHED
     ]
-    asked = opposites.of_class(rows)
-    return concepts.find_concept(atlas, [asked], asked, (ARTICLE, OPERATION), THRESHOLD)
+    labeled = opposites.of_class(rows)
+    return concepts.find_concept(atlas, [labeled], labeled, (ARTICLE, OPERATION), THRESHOLD)
 
 
 class Tried(NamedTuple):
@@ -130,7 +132,7 @@ pages.table(["language", *header], rows_of(operation))
 
 # %%
 FROM = list(range(0, N, 8))
-every_row = list(range(N))
+all_rows = list(range(N))
 
 
 def operand_features(language: str) -> concepts.Concept:
@@ -138,8 +140,8 @@ def operand_features(language: str) -> concepts.Concept:
     rephrased = [opposites.REPHRASED[language].format(word) for word in words("first", language)]
     return concepts.find_concept(
         atlas,
-        [Asked(prompts(language, "synonym"), every_row)],
-        Asked(rephrased, every_row),
+        [LabeledPrompts(prompts(language, "synonym"), all_rows)],
+        LabeledPrompts(rephrased, all_rows),
         (WORD, END),
         THRESHOLD,
     )
@@ -150,12 +152,12 @@ operands = {language: operand_features(language) for language in LANGUAGES}
 
 def try_operand(language: str) -> Tried:
     """The word swapped for every other."""
-    concept, wanted = operands[language], answers(language, "opposite")
+    concept, targets = operands[language], answers(language, "opposite")
     swaps = [
-        Swap(prompts(language, "opposite")[i], concept.swap(i, j), wanted[j])
+        Swap(prompts(language, "opposite")[i], concept.swap(i, j), targets[j])
         for i in FROM
-        for j in every_row
-        if wanted[i] != wanted[j]
+        for j in all_rows
+        if targets[i] != targets[j]
     ]
     return Tried(swaps, concepts.try_swaps(atlas, swaps, concept), concept.size())
 
@@ -175,14 +177,16 @@ pages.table(["language", *header], rows_of(operand))
 def try_translation(language: str) -> Tried:
     """The language asked for swapped, the word to translate being in this language."""
     two = [other for other in LANGUAGES if other != language]
-    given = words("first", language)
+    source_words = words("first", language)
     rows = [
-        (TRANSLATION.format(other, given[i]), at) for at, other in enumerate(two) for i in FOUND
+        (TRANSLATION.format(other, source_words[i]), at)
+        for at, other in enumerate(two)
+        for i in SEARCHED
     ]
-    asked = opposites.of_class(rows)
-    concept = concepts.find_concept(atlas, [asked], asked, (ARTICLE, OPERATION), THRESHOLD)
+    labeled = opposites.of_class(rows)
+    concept = concepts.find_concept(atlas, [labeled], labeled, (ARTICLE, OPERATION), THRESHOLD)
     swaps = [
-        Swap(TRANSLATION.format(two[s], given[i]), concept.swap(s, t),
+        Swap(TRANSLATION.format(two[s], source_words[i]), concept.swap(s, t),
              concepts.token(atlas, words("first", two[t])[i]))
         for s, t in ((0, 1), (1, 0))
         for i in list(TESTED)[::2]
@@ -202,8 +206,10 @@ pages.table(["translation", *header], rows_of(translation))
 
 
 # %%
-asked_in = [(prompts(x, "opposite")[i], at) for at, x in enumerate(LANGUAGES) for i in FOUND]
-rows = opposites.of_class(asked_in)
+labeled_questions = [
+    (prompts(x, "opposite")[i], at) for at, x in enumerate(LANGUAGES) for i in SEARCHED
+]
+rows = opposites.of_class(labeled_questions)
 EVERYWHERE = (ARTICLE, OPERATION, OF, WORD, END)
 spoken = concepts.find_concept(atlas, [rows], rows, EVERYWHERE, THRESHOLD)
 AROUND = spoken.within(positions=(ARTICLE, OPERATION, OF, END))
@@ -223,15 +229,15 @@ def try_question_language(around: bool, word: bool) -> Tried:
     """The language of the question for an opposite, swapped around the operand, in it, or both."""
     swaps = []
     for s, t in itertools.permutations(range(len(LANGUAGES)), 2):
-        said, wanted = (answers(LANGUAGES[x], "opposite") for x in (s, t))
+        sources, targets = (answers(LANGUAGES[x], "opposite") for x in (s, t))
         for i in list(TESTED)[::2]:
             changes = AROUND.swap(s, t) if around else []
-            held = {(c.layer, c.position, c.feature): c for c in changes}
+            interventions = {(c.layer, c.position, c.feature): c for c in changes}
             for c in word_in(i, s, t) if word else []:
-                held[c.layer, c.position, c.feature] = c
-            if said[i] != wanted[i]:
+                interventions[c.layer, c.position, c.feature] = c
+            if sources[i] != targets[i]:
                 question = prompts(LANGUAGES[s], "opposite")[i]
-                swaps.append(Swap(question, list(held.values()), wanted[i]))
+                swaps.append(Swap(question, list(interventions.values()), targets[i]))
     done = concepts.try_swaps(atlas, swaps, spoken, **concepts.FREE)
     return Tried(swaps, done, sum(len(swap.changes) for swap in swaps) / len(swaps))
 
@@ -257,9 +263,9 @@ active = {
 }
 
 
-def overlap(shift: int, one: str, other: str) -> torch.Tensor:
+def overlap(shift: int, first: str, other: str) -> torch.Tensor:
     """Mean Jaccard index by position and layer, of words ``shift`` rows apart."""
-    a, b = active[one], active[other].roll(shift, 0)
+    a, b = active[first], active[other].roll(shift, 0)
     return ((a & b).sum(-1) / (a | b).sum(-1).clamp(min=1)).float().mean(0)
 
 
@@ -271,7 +277,7 @@ figure, panels = figures.figure(8, 3.4, 2)
 titles = ("At the operand", "At the end")
 for at, (axes, title) in enumerate(zip(panels, titles, strict=True)):
     axes.plot(layers, same[at], "o-", color=figures.BLUE, label="the same word, two languages")
-    axes.plot(layers, different[at], "s--", color=figures.GREY, label="different words")
+    axes.plot(layers, different[at], "s--", color=figures.GRAY, label="different words")
     axes.set_xticks(layers)
     axes.set_xlabel("layer")
     axes.set_title(title)
@@ -301,12 +307,12 @@ graphs = {
 }
 
 
-def shared_nodes(one: str, other: str) -> list[object]:
+def shared_nodes(first: str, other: str) -> list[object]:
     """How many features of two graphs are the same, at words that correspond."""
-    ends = [len(graphs[x].metadata.tokens) for x in (one, other)]
+    ends = [len(graphs[x].metadata.tokens) for x in (first, other)]
     align = {ends[0] + at: ends[1] + at for at in (ARTICLE, OPERATION, OF, WORD, END)}
-    found = tla.compare(graphs[one], graphs[other], align=align).count("feature")
-    return [f"{one}, {other}", found.both, found.only_a, found.only_b]
+    counts = tla.compare(graphs[first], graphs[other], align=align).count("feature")
+    return [f"{first}, {other}", counts.both, counts.only_a, counts.only_b]
 
 
 pages.table(["graphs", "shared", "in the first alone", "in the second alone"],
@@ -320,8 +326,8 @@ named = operation_features("English").members.any(0)
 
 def of_small(node: tla.Node, at: int) -> bool:
     """Whether a node is a feature of "small", at the word (0) or the end (1)."""
-    here = node.kind == "feature" and node.position == last - 1 + at
-    return here and bool(small[at, node.layer, node.index])
+    is_at_position = node.kind == "feature" and node.position == last - 1 + at
+    return is_at_position and bool(small[at, node.layer, node.index])
 
 
 def of_operation(node: tla.Node) -> bool:
@@ -340,12 +346,12 @@ graph = graphs["English"].group({
     "“large”": lambda n: n.kind == "logit" and n.label.strip() == "large",
 })  # fmt: skip
 boxes = {
-    "“opposite”": figures.Box(0, 0, "“opposite”", figures.GREY),
-    "“small”": figures.Box(1.2, 0, "“small”", figures.GREY),
+    "“opposite”": figures.Box(0, 0, "“opposite”", figures.GRAY),
+    "“small”": figures.Box(1.2, 0, "“small”", figures.GRAY),
     "operation": figures.Box(0, 1, "opposite\n(at the words)", figures.PURPLE),
     "small, word": figures.Box(1.2, 1, "small\n(at the word)", figures.BLUE),
     "small, end": figures.Box(1.3, 2.1, "small\n(at the end)", figures.BLUE),
-    "others, end": figures.Box(0.1, 2.1, "other features\nat the end", figures.GREY),
+    "others, end": figures.Box(0.1, 2.1, "other features\nat the end", figures.GRAY),
     "“large”": figures.Box(0.7, 3, "“large”", figures.GREEN),
 }
 figure, (axes,) = figures.figure(7, 5.2)

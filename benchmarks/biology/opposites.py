@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from concepts import Asked
+from concepts import LabeledPrompts
 
 from tl_attribution.atlas.tables import ANTONYMS, LANGUAGES
 
-ASKED = {
+QUESTIONS = {
     ("English", "opposite"): "Fact: the opposite of {} is",
     ("English", "synonym"): "Fact: a synonym of {} is",
     ("French", "opposite"): "Le contraire de {} est",
@@ -30,9 +30,9 @@ def words(column: str, language: str) -> list[str]:
 
 def prompts(language: str, operation: str) -> list[str]:
     """The question about every first word."""
-    return [ASKED[language, operation].format(word) for word in words("first", language)]
+    return [QUESTIONS[language, operation].format(word) for word in words("first", language)]
 
 
-def of_class(rows: list[tuple[str, int]]) -> Asked:
-    """Questions, each with the number of its class."""
-    return Asked([prompt for prompt, _ in rows], [at for _, at in rows])
+def of_class(rows: list[tuple[str, int]]) -> LabeledPrompts:
+    """Prompts with the index of the class of each."""
+    return LabeledPrompts([prompt for prompt, _ in rows], [at for _, at in rows])

@@ -1,6 +1,6 @@
-"""What a study shows: text, tables and figures, in a notebook or, without one, on the terminal.
+"""Output of a study: text, tables and figures, in a notebook or on the terminal.
 
-Numbers come into a page only through here, from the code that computed them.
+Every number of a page is printed by these functions, from the code that computed it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 PICTURES = Path("build/biology")
 """Where figures go when a study is run as a script."""
 RESULTS = "application/json"
-"""How a notebook hands its results to the runner."""
+"""Media type of the results that a notebook passes to run.py."""
 
 
 def in_notebook() -> bool:
-    """Whether this is run by a notebook's kernel."""
+    """Whether this process is a notebook kernel."""
     try:
         from IPython.core.getipython import get_ipython
     except ImportError:
@@ -35,7 +35,7 @@ def _display(data: dict[str, Any], metadata: dict[str, Any] | None = None) -> No
 
 
 def say(markdown: str) -> None:
-    """A paragraph."""
+    """Show a paragraph."""
     if in_notebook():
         _display({"text/markdown": markdown})
     else:
@@ -43,18 +43,18 @@ def say(markdown: str) -> None:
 
 
 def text(value: Any) -> str:
-    """A cell of a table: shares are floats from 0 to 1, and shown in per cent."""
+    """Text of a table cell; a float is a share from 0 to 1 and is shown in percent."""
     return f"{100 * value:.1f}%" if isinstance(value, float) else str(value)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A Markdown table; floats are shares."""
+    """Show a Markdown table; floats are shares."""
     lines = [header, ["---"] * len(header), *rows]
     say("\n".join(f"| {' | '.join(map(text, line))} |" for line in lines))
 
 
 def show(figure: Figure, name: str, caption: str) -> None:
-    """A figure, and what is to be seen on it, in words."""
+    """Show a figure and its caption."""
     if not in_notebook():
         PICTURES.mkdir(parents=True, exist_ok=True)
         figure.savefig(PICTURES / f"{name}.png", dpi=110)
@@ -68,8 +68,8 @@ def show(figure: Figure, name: str, caption: str) -> None:
 
 
 class Test(NamedTuple):
-    """One line of the table of all studies: what was changed, how many times, how often the wanted
-    answer came, and how often with random features in their place."""
+    """One row of the table of all studies: what was changed, the number of swaps, and the share
+    with the expected answer, for the swaps and for their controls."""
 
     what: str
     n: int
@@ -78,7 +78,7 @@ class Test(NamedTuple):
 
 
 def finish(title: str, tests: Sequence[Test], **more: Any) -> None:
-    """Hand over a study's results: the tests that it stands on, and further numbers by name."""
+    """Report a study's results: its tests, and further numbers by name."""
     results = {"title": title, "tests": [t._asdict() for t in tests], **more}
     rounded = json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 4))
     if in_notebook():

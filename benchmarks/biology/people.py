@@ -26,18 +26,18 @@ from itertools import chain
 import concepts
 import figures
 import pages
-from concepts import Asked, Concept, Swap
+from concepts import Concept, LabeledPrompts, Swap
 
 import tl_attribution as tla
 from tl_attribution.atlas import corpus
 from tl_attribution.atlas.tables import PEOPLE
 
 atlas = concepts.load()
-ASKED, LEARNT = "Fact: {} is", ("It is true that {} is", "Everyone knows that {} is")
+FRAME, OTHER_FRAMES = "Fact: {} is", ("It is true that {} is", "Everyone knows that {} is")
 FIRST, LAST, END = -3, -2, -1
 KINDS = ("sport", "profession")
 UNKNOWN = concepts.token(atlas, corpus.UNKNOWN)
-ASKED_ABOUT, PUT_IN, STRANGERS = 20, 5, 60
+N_PEOPLE, PUT_IN, STRANGERS = 20, 5, 60
 rng = random.Random(0)
 
 known = {kind: [(p.name, p.what) for p in PEOPLE if p.kind == kind] for kind in KINDS}
@@ -47,15 +47,15 @@ for kind in KINDS:
     strangers[kind] = [(name, corpus.UNKNOWN) for name in rng.sample(names, STRANGERS)]
 
 
-def prompt(kind: str, name: str, frame: str = ASKED) -> str:
+def prompt(kind: str, name: str, frame: str = FRAME) -> str:
     """The question about a person."""
     return frame.format(f"the {kind} of {name}")
 
 
 def right(kind: str, people: list[tuple[str, str]]) -> float:
     """The share of people about whom Atlas answers rightly."""
-    said = concepts.answers(atlas, [prompt(kind, name) for name, _ in people])
-    pairs = zip(said, people, strict=True)
+    answered = concepts.answers(atlas, [prompt(kind, name) for name, _ in people])
+    pairs = zip(answered, people, strict=True)
     return concepts.share(token == concepts.token(atlas, what) for token, (_, what) in pairs)
 
 
@@ -76,20 +76,20 @@ stranger = next(
     name for name, _ in (p for k in KINDS for p in strangers[k])
     if name.split()[0] == person.split()[0]
 )  # fmt: skip
-made, both = figures.figure(11, 4.2, 2)
+figure, both = figures.figure(11, 4.2, 2)
 for axes, name in zip(both, (person, stranger), strict=True):
     graph = tla.attribute(atlas.model, prompt("sport", name), atlas.dictionary)
     last = len(graph.metadata.tokens) - 1
     answer = max((n for n in graph.nodes if n.kind == "logit"), key=lambda n: n.influence)
-    wanted = {**dict(zip(name.split(), (FIRST, LAST), strict=True)), "the end": END}
+    position_of = {**dict(zip(name.split(), (FIRST, LAST), strict=True)), "the end": END}
     groups = {
         f"at {word}": [n for n in graph.nodes if n.kind == "feature" and n.position == last + 1 + p]
-        for word, p in wanted.items()
+        for word, p in position_of.items()
     }
-    said = f"answer: {answer.label.strip()}"
+    answer_group = f"answer: {answer.label.strip()}"
     spots = [(0, 0), (1.2, 0), (2.1, 0.9), (2.1, 2)]
-    shades = [figures.BLUE, figures.GREEN, figures.ORANGE, figures.GREY]
-    groups[said] = [answer]
+    shades = [figures.BLUE, figures.GREEN, figures.ORANGE, figures.GRAY]
+    groups[answer_group] = [answer]
     boxes = {
         group: figures.Box(*spot, group, shade)
         for group, spot, shade in zip(groups, spots, shades, strict=True)
@@ -97,7 +97,7 @@ for axes, name in zip(both, (person, stranger), strict=True):
     figures.circuit(axes, graph.group(groups), boxes)
 both[0].set_position((0, 0, 0.5, 1))
 both[1].set_position((0.5, 0, 0.5, 1))
-pages.show(made, "circuit", f"The sport of {person}, and of {stranger}: supernodes.")
+pages.show(figure, "circuit", f"The sport of {person}, and of {stranger}: supernodes.")
 
 # %% [markdown]
 # ## What promotes "unknown", and what holds it back
@@ -125,28 +125,28 @@ def pushes(kind: str, name: str) -> dict[int, tuple[float, float]]:
     return sums
 
 
-made, (axes,) = figures.figure(7, 3.8)
+figure, (axes,) = figures.figure(7, 3.8)
 layers = range(atlas.dictionary.n_layers)
 net = {}
-for shift, people, colour, label in (
+for shift, people, color, label in (
     (-0.2, known, figures.BLUE, "known people"),
     (0.2, strangers, figures.ORANGE, "strangers"),
 ):
     chosen = [("sport", name) for name, _ in rng.sample(people["sport"], PUSHED)]
-    found = [pushes(*one) for one in chosen]
+    pushed = [pushes(*question) for question in chosen]
     ups, downs = (
-        [sum(f[layer][side] for f in found) / PUSHED for layer in layers] for side in (0, 1)
+        [sum(f[layer][side] for f in pushed) / PUSHED for layer in layers] for side in (0, 1)
     )
-    at = [layer + shift for layer in layers]
-    axes.bar(at, ups, 0.38, color=colour, label=label)
-    axes.bar(at, downs, 0.38, color=colour, alpha=0.5)
+    places = [layer + shift for layer in layers]
+    axes.bar(places, ups, 0.38, color=color, label=label)
+    axes.bar(places, downs, 0.38, color=color, alpha=0.5)
     net[label] = sum(ups) + sum(downs)
 axes.axhline(0, color=figures.INK, linewidth=0.8)
 axes.set_xlabel("layer of the features at the end")
 axes.set_ylabel("added to “unknown” (logits)")
 axes.legend()
 pages.show(
-    made, "unknown",
+    figure, "unknown",
     f"What promotes “unknown” (above zero) and what holds it back (below, paler): means over "
     f"{PUSHED} people each.",
 )  # fmt: skip
@@ -167,8 +167,8 @@ def best_detector(position: int) -> float:
     """How well the best feature at a position tells known people from strangers."""
     on = []
     for people in (known, strangers):
-        asked = [prompt(kind, name) for kind in KINDS for name, _ in people[kind]]
-        on.append((concepts.activations(atlas, asked, (position,)) > 0).float().mean(0))
+        prompts = [prompt(kind, name) for kind in KINDS for name, _ in people[kind]]
+        on.append((concepts.activations(atlas, prompts, (position,)) > 0).float().mean(0))
     return float(0.5 + 0.5 * (on[0] - on[1]).abs().max())
 
 
@@ -187,13 +187,15 @@ pages.table(["features at", "best single feature"], [[w, share] for w, share in 
 def find(kind: str) -> Concept:
     """The features that tell each person, known or not."""
     people = known[kind] + strangers[kind]
-    rows = [(prompt(kind, n, frame), i) for frame in LEARNT for i, (n, _) in enumerate(people)]
-    asked = Asked([one for one, _ in rows], [label for _, label in rows])
-    return concepts.find_concept(atlas, [asked], asked, (FIRST, LAST, END), threshold=0.1)
+    rows = [
+        (prompt(kind, n, frame), i) for frame in OTHER_FRAMES for i, (n, _) in enumerate(people)
+    ]
+    labeled = LabeledPrompts([prompt_text for prompt_text, _ in rows], [label for _, label in rows])
+    return concepts.find_concept(atlas, [labeled], labeled, (FIRST, LAST, END), threshold=0.1)
 
 
 people = {kind: known[kind] + strangers[kind] for kind in KINDS}
-found = {kind: find(kind) for kind in KINDS}
+concept_of = {kind: find(kind) for kind in KINDS}
 N_KNOWN = len(known["sport"])
 
 
@@ -201,7 +203,7 @@ def pairs_of(kind: str, from_stranger: bool) -> list[tuple[int, int]]:
     """Who is asked about and whose features are put in: another answer, no name shared."""
     pool = range(N_KNOWN, N_KNOWN + STRANGERS) if from_stranger else range(N_KNOWN)
     pairs = []
-    for source in rng.sample(pool, ASKED_ABOUT // 2):
+    for source in rng.sample(pool, N_PEOPLE // 2):
         name, what = people[kind][source]
         others = [
             j for j in range(N_KNOWN)
@@ -218,11 +220,11 @@ def tried(from_stranger: bool, positions: tuple[int, ...], nobody: bool) -> conc
     """Swaps at some positions. ``nobody``: the wanted answer is "unknown", else the other's."""
     parts = []
     for kind in KINDS:
-        concept = found[kind].within(positions=positions)
+        concept = concept_of[kind].within(positions=positions)
         swaps = []
         for i, j in pairs[kind, from_stranger]:
-            wanted = UNKNOWN if nobody else concepts.token(atlas, people[kind][j][1])
-            swaps.append(Swap(prompt(kind, people[kind][i][0]), concept.swap(i, j), wanted))
+            expected = UNKNOWN if nobody else concepts.token(atlas, people[kind][j][1])
+            swaps.append(Swap(prompt(kind, people[kind][i][0]), concept.swap(i, j), expected))
         parts.append(concepts.try_swaps(atlas, swaps, concept, **concepts.FREE))
     return concepts.Outcome(*(list(chain(*lists)) for lists in zip(*parts, strict=True)))
 
@@ -271,8 +273,8 @@ def as_group(kind: str) -> Concept:
     """The features at the end that tell known people from strangers."""
     rows = [(prompt(kind, n), 0) for n, _ in known[kind]]
     rows += [(prompt(kind, n), 1) for n, _ in strangers[kind]]
-    asked = Asked([one for one, _ in rows], [label for _, label in rows])
-    return concepts.find_concept(atlas, [asked], asked, (END,), threshold=0.1)
+    labeled = LabeledPrompts([prompt_text for prompt_text, _ in rows], [label for _, label in rows])
+    return concepts.find_concept(atlas, [labeled], labeled, (END,), threshold=0.1)
 
 
 KNOWN, STRANGE = 0, 1
@@ -283,24 +285,27 @@ size = []
 for kind in KINDS:
     group = as_group(kind)
     size.append(group.size())
-    some_strangers = rng.sample(range(N_KNOWN, N_KNOWN + STRANGERS), ASKED_ABOUT)
-    some_known = rng.sample(range(N_KNOWN), ASKED_ABOUT)
-    own = found[kind].within(positions=NAMES)
-    made_known, made_strange = group.swap(STRANGE, KNOWN), group.swap(KNOWN, STRANGE)
+    some_strangers = rng.sample(range(N_KNOWN, N_KNOWN + STRANGERS), N_PEOPLE)
+    some_known = rng.sample(range(N_KNOWN), N_PEOPLE)
+    person_features = concept_of[kind].within(positions=NAMES)
+    to_known, to_stranger = group.swap(STRANGE, KNOWN), group.swap(KNOWN, STRANGE)
     off = {
-        i: [tla.Intervention.ablate(c.layer, c.position, c.feature) for c in own.swap(i, i)]
+        i: [
+            tla.Intervention.ablate(c.layer, c.position, c.feature)
+            for c in person_features.swap(i, i)
+        ]
         for i in some_known
     }
     for name, changes, concept in (
-        ("strangers made known: something named", dict.fromkeys(some_strangers, made_known), group),
-        ("known made strange: “unknown”", dict.fromkeys(some_known, made_strange), group),
-        ("own features off: “unknown”", off, own),
+        ("strangers made known: something named", dict.fromkeys(some_strangers, to_known), group),
+        ("known made strange: “unknown”", dict.fromkeys(some_known, to_stranger), group),
+        ("own features off: “unknown”", off, person_features),
     ):
         swaps = [Swap(prompt(kind, people[kind][i][0]), c, UNKNOWN) for i, c in changes.items()]
-        one = concepts.try_swaps(atlas, swaps, concept, **concepts.FREE)
-        known_wanted = name.startswith("strangers")
-        rows[name] += [s != known_wanted for s in one.swapped]
-        control[name] += [s != known_wanted for s in one.control]
+        outcome = concepts.try_swaps(atlas, swaps, concept, **concepts.FREE)
+        reversed_outcome = name.startswith("strangers")
+        rows[name] += [s != reversed_outcome for s in outcome.swapped]
+        control[name] += [s != reversed_outcome for s in outcome.control]
 pages.table(
     ["change", "people", "happened", "random features"],
     [[n, len(r), concepts.share(r), concepts.share(control[n])] for n, r in rows.items()],

@@ -1,10 +1,10 @@
-"""Runs the studies as notebooks and writes their pages.
+"""Run the studies as notebooks and write their pages.
 
 python benchmarks/biology/run.py [STUDY ...]
 
 A study is a script in jupytext's percent format. Run here, it becomes docs/biology/STUDY.ipynb, the
 page STUDY.md with its figures, and an entry of results.json; then the table of all studies is
-written anew.
+rewritten.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SECONDS = 1200
 
 
 def execute(study: str) -> NotebookNode:
-    """A study's notebook, run, with nothing in it that changes from run to run."""
+    """Run a study's notebook, and remove everything that differs from run to run."""
     notebook = jupytext.read(HERE / f"{study}.py")
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
@@ -61,7 +61,7 @@ def _is_results(output: NotebookNode) -> bool:
 
 
 def results_of(notebook: NotebookNode) -> dict[str, Any]:
-    """What the study handed over with ``pages.finish``."""
+    """The results that the study reported with ``pages.finish``."""
     for cell in reversed(notebook.cells):
         for output in cell.get("outputs", []):
             if _is_results(output):
@@ -113,7 +113,7 @@ def write(study: str, notebook: NotebookNode) -> None:
 
 
 def committed() -> dict[str, dict[str, Any]]:
-    """The results that stand in docs/, by study."""
+    """The results in docs/, by study."""
     path = OUT / "results.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -137,10 +137,10 @@ def index(results: dict[str, dict[str, Any]]) -> str:
     """The table of all studies: what was swapped, how often the wanted answer came, the control."""
     rows = ["| study | what was changed | of | wanted answer | random features |",
             "| --- | --- | ---: | ---: | ---: |"]  # fmt: skip
-    for study, found in results.items():
-        for test in found["tests"]:
+    for study, result in results.items():
+        for test in result["tests"]:
             rows.append(
-                f"| [{found['title']}]({study}.md) | {test['what']} | {test['n']:,} | "
+                f"| [{result['title']}]({study}.md) | {test['what']} | {test['n']:,} | "
                 f"{100 * test['rate']:.1f}% | {100 * test['control']:.1f}% |"
             )
     return INDEX.format(table="\n".join(rows) + "\n")

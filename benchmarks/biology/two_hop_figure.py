@@ -1,5 +1,5 @@
-"""The graph of a question with two hops, as a drawing: what is known of the thing that the prompt
-names (a city), the inner step (its state, its country), and the answer."""
+"""Figure of the graph of a two-hop question: the entity in the prompt (a city), the inner step (its
+state or country), and the answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Step = Bool[Tensor, "position layer feature"]
 Test = Callable[[tla.Node], bool]
 
 
-def is_step(graph: tla.Graph, step: Step) -> Test:
+def is_step_feature(graph: tla.Graph, step: Step) -> Test:
     """Whether a node is a feature of the inner step."""
     first = len(graph.metadata.tokens) - 2
 
@@ -29,14 +29,14 @@ def is_step(graph: tla.Graph, step: Step) -> Test:
     return test
 
 
-def grouped(graph: tla.Graph, step: Step) -> tla.Graph:
-    """The graph with the city, the step at either position, all else there, what comes before the
-    city, and the first answer as supernodes."""
-    city, of_step = len(graph.metadata.tokens) - 2, is_step(graph, step)
+def group_by_step(graph: tla.Graph, step: Step) -> tla.Graph:
+    """Group the graph into supernodes: the city, the step and all other features at both positions,
+    the features before the city, and the first answer."""
+    city, of_step = len(graph.metadata.tokens) - 2, is_step_feature(graph, step)
     answer = next(node.id for node in graph.nodes if node.kind == "logit")
 
-    def features(at: int, inside: bool) -> Test:
-        return lambda n: n.kind == "feature" and n.position == at and of_step(n) == inside
+    def features(position: int, inside: bool) -> Test:
+        return lambda n: n.kind == "feature" and n.position == position and of_step(n) == inside
 
     return graph.group(
         {
@@ -51,17 +51,17 @@ def grouped(graph: tla.Graph, step: Step) -> tla.Graph:
     )
 
 
-def draw(graph: tla.Graph, name: str) -> Figure:
-    """A grouped graph. ``name``: of the inner step."""
+def draw_graph(graph: tla.Graph, name: str) -> Figure:
+    """Draw a grouped graph. ``name``: of the inner step."""
     answer = next(node.label.strip() for node in graph.nodes if node.kind == "logit")
     city = graph.metadata.tokens[-2].strip()
     boxes = {
-        "city": figures.Box(1.5, 0, f"“{city}”", figures.GREY),
+        "city": figures.Box(1.5, 0, f"“{city}”", figures.GRAY),
         "before": figures.Box(0, 0.9, "words before\nthe city", figures.PURPLE),
         "step, city": figures.Box(1, 1, f"{name}\n(at the city)", figures.BLUE),
-        "others, city": figures.Box(2.3, 0.9, "other features\nat the city", figures.GREY),
+        "others, city": figures.Box(2.3, 0.9, "other features\nat the city", figures.GRAY),
         "step, end": figures.Box(1.15, 2.05, f"{name}\n(at the end)", figures.BLUE),
-        "others, end": figures.Box(0.1, 2.1, "other features\nat the end", figures.GREY),
+        "others, end": figures.Box(0.1, 2.1, "other features\nat the end", figures.GRAY),
         "answer": figures.Box(0.75, 3, f"“{answer}”", figures.GREEN),
     }
     figure, (axes,) = figures.figure(7.5, 5.4)
@@ -69,11 +69,11 @@ def draw(graph: tla.Graph, name: str) -> Figure:
     return figure
 
 
-def through(graph: tla.Graph, step: Step, n: int = 400) -> float:
-    """Of the strength of the ``n`` strongest paths from the city to the first answer, the share
-    that passes a feature of the step."""
-    found, of_step = grouped(graph, step), is_step(graph, step)
-    paths = found.paths("city", "answer", n=n)
-    via = [any(of_step(found.nodes[row]) for row in path.nodes) for path in paths]
+def share_of_paths(graph: tla.Graph, step: Step, n: int = 400) -> float:
+    """Share of the strength of the ``n`` strongest paths from the city to the first answer that
+    passes a feature of the step."""
+    graph_by_step, of_step = group_by_step(graph, step), is_step_feature(graph, step)
+    paths = graph_by_step.paths("city", "answer", n=n)
+    via = [any(of_step(graph_by_step.nodes[row]) for row in path.nodes) for path in paths]
     strength = [path.strength for path in paths]
     return float(sum(s for s, v in zip(strength, via, strict=True) if v) / sum(strength))

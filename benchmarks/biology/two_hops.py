@@ -25,9 +25,9 @@ from typing import Any
 
 import concepts
 import figures
-import hops
 import pages
-from concepts import Asked, Swap
+from concepts import LabeledPrompts, Swap
+from two_hop_figure import draw_graph, group_by_step, share_of_paths
 
 import tl_attribution as tla
 from tl_attribution.atlas.tables import STATES
@@ -78,15 +78,15 @@ tested = [set_aside(i) for i in range(N)]
 others = [(c, i) for i, s in enumerate(STATES) for c in s.cities if c not in tested]
 
 
-def about_others(question: str) -> Asked:
+def about_others(question: str) -> LabeledPrompts:
     """A question about every city that is not set aside."""
-    return Asked([question.format(city) for city, _ in others], [i for _, i in others])
+    return LabeledPrompts([question.format(city) for city, _ in others], [i for _, i in others])
 
 
 def state_features(threshold: float, *questions: str) -> concepts.Concept:
     """What tells the states apart, with the values that it has when the capital is asked."""
-    asked = [about_others(question) for question in questions or (STATE,)]
-    return concepts.find_concept(atlas, asked, about_others(PROMPT), (CITY, END), threshold)
+    labeled = [about_others(question) for question in questions or (STATE,)]
+    return concepts.find_concept(atlas, labeled, about_others(PROMPT), (CITY, END), threshold)
 
 
 state = state_features(THRESHOLD)
@@ -109,13 +109,13 @@ pages.table(
 # the state's prompts where it is active.
 
 # %%
-facts = Asked(
+facts = LabeledPrompts(
     [q.format(c) for q in (PROMPT, STATE, REGION) for c, _ in others]
     + [q.format(getattr(s, what)) for q, what in ABOUT for s in STATES],
     [i for _ in range(3) for _, i in others] + [i for _ in ABOUT for i in range(N)],
 )
 active = concepts.activations(atlas, facts.prompts, (CITY, END))
-told = concepts.tell(active, facts.labels)
+state_scores = concepts.class_scores(active, facts.labels)
 graph = tla.attribute(atlas.model, PROMPT.format("Dallas"), atlas.dictionary)
 features = sorted(
     (n for n in graph.nodes if n.kind == "feature"), key=lambda n: n.influence, reverse=True
@@ -127,7 +127,7 @@ place = {(n.position - len(graph.metadata.tokens), n.layer, n.index): number
 def best(i: int, at: int) -> tuple[float, int, int]:
     """How well (F1) the feature that tells a state best at a position does so, its layer and
     index."""
-    f1 = told.f1[i, at]
+    f1 = state_scores.f1[i, at]
     layer, feature = divmod(int(f1.argmax()), f1.shape[1])
     return float(f1[layer, feature]), layer, feature
 
@@ -138,8 +138,8 @@ def detector(at: int) -> dict[str, Any]:
     return {
         "layer": layer,
         "feature": feature,
-        "precision": float(told.precision[TEXAS, at, layer, feature]),
-        "recall": float(told.recall[TEXAS, at, layer, feature]),
+        "precision": float(state_scores.precision[TEXAS, at, layer, feature]),
+        "recall": float(state_scores.recall[TEXAS, at, layer, feature]),
         "f1": f1,
         "place": place.get(((CITY, END)[at], layer, feature)),
     }
@@ -165,14 +165,14 @@ pages.table(
 # %%
 texas = state.members[TEXAS]
 pages.show(
-    hops.draw(hops.grouped(graph, texas), "Texas"),
+    draw_graph(group_by_step(graph, texas), "Texas"),
     "graph",
     "The Dallas question's graph. Numbers: the influence on the answer that flows from one "
     "supernode to another. Other tokens, positions and errors are not drawn, nor flows below 1%.",
 )
 
 # %%
-via_state = hops.through(graph, texas)
+via_state = share_of_paths(graph, texas)
 scores = graph.scores()
 pages.table(
     ["strength of the paths from “Dallas” to “Austin” that lead through Texas",
@@ -250,7 +250,7 @@ def rate(concept: concepts.Concept) -> float:
     """Success of the swaps from the few states."""
     some = all_swaps(concept, FEW)
     done = zip(concepts.outcomes(atlas, some), some, strict=True)
-    return concepts.share(answer == s.wanted for answer, s in done)
+    return concepts.share(answer == s.expected for answer, s in done)
 
 
 by_size = [(t, c.size(), rate(c)) for t in (0.8, 0.5, 0.2, 0.1, THRESHOLD)
@@ -265,7 +265,7 @@ parts = {
     **{f"layers 0–{top}" if top else "layer 0": state.within(layers=range(top + 1))
        for top in range(atlas.dictionary.n_layers)},
     "when the region is asked, too": state_features(THRESHOLD, STATE, REGION),
-    f"that tell it alone (F1 of {TELLS:g})": replace(state, members=told.f1 >= TELLS),
+    f"that tell it alone (F1 of {TELLS:g})": replace(state, members=state_scores.f1 >= TELLS),
     "at the city": state.within(positions=[CITY]),
     "at the end": state.within(positions=[END]),
 }  # fmt: skip
@@ -297,15 +297,15 @@ pages.show(
 # What Atlas answers in place of the wanted capital.
 
 # %%
-own = dict(zip(prompts, capitals, strict=True))
+capital_of = dict(zip(prompts, capitals, strict=True))
 kinds = Counter(
     "the city's own capital, unmoved"
-    if answer == own[swap.prompt]
+    if answer == capital_of[swap.prompt]
     else "a third state's capital"
     if answer in capitals
     else "something else"
     for swap, answer in zip(swaps, outcome.answers, strict=True)
-    if answer != swap.wanted
+    if answer != swap.expected
 )
 pages.table(["answer", "swaps"], kinds.most_common())
 

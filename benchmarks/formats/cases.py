@@ -1,5 +1,6 @@
-"""What the peers' scripts share: a case is a dictionary that a peer's own code saved, and what that
-code computes with it. Nothing of tl_attribution is imported: this runs in the peers' environments.
+"""Shared by the peers' scripts. A case is a dictionary saved by a peer's code, with the activations
+and reconstruction that this code computes. Runs in the peers' environments, so it imports nothing
+of tl_attribution.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def arguments(description: str | None) -> Path:
     return parser.parse_args().out
 
 
-def randomise(model: nn.Module, *, except_for: tuple[str, ...] = ()) -> None:
-    """Random numbers of a usual size for every parameter, biases and skips too."""
+def randomize(model: nn.Module, *, except_for: tuple[str, ...] = ()) -> None:
+    """Set every parameter, also biases and skips, to random numbers of a usual size."""
     for name, parameter in model.named_parameters():
         if not any(part in name for part in except_for):
             size = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
@@ -34,12 +35,12 @@ def randomise(model: nn.Module, *, except_for: tuple[str, ...] = ()) -> None:
 
 
 def inputs() -> Tensor:
-    """Random activations [layer, position, d_model], off centre as real ones are."""
+    """Random activations [layer, position, d_model], off center as real ones are."""
     return torch.randn(LAYERS, POSITIONS, WIDTH) * 2 + 0.5 * torch.randn(LAYERS, 1, WIDTH)
 
 
 def write(folder: Path, x: Tensor, acts: Tensor, recon: Tensor) -> None:
-    """What the peer computes: activations [layer, position, feature] and reconstruction."""
+    """Write a peer's results: activations [layer, position, feature] and reconstruction."""
     tensors = {"x": x, "acts": acts, "recon": recon}
     save_file(
         {k: t.contiguous().float() for k, t in tensors.items()}, folder / "expected.safetensors"
@@ -47,19 +48,19 @@ def write(folder: Path, x: Tensor, acts: Tensor, recon: Tensor) -> None:
     print(f"{folder}: {float((acts != 0).sum(-1).float().mean()):.1f} features active")
 
 
-def differ(found: Tensor, expected: Tensor) -> float:
+def relative_difference(actual: Tensor, expected: Tensor) -> float:
     """The largest difference, relative to the largest number."""
-    return float((found - expected).abs().max() / expected.abs().max())
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
-def agree(folder: Path, acts: Tensor, recon: Tensor) -> None:
-    """Print how far a peer's numbers are from ours, and fail if that is more than rounding."""
+def check_agreement(folder: Path, acts: Tensor, recon: Tensor) -> None:
+    """Print the difference between a peer's results and ours; exit if it exceeds rounding."""
     expected = load_file(folder / "expected.safetensors")
-    for part, found in (("acts", acts), ("recon", recon)):
-        wrong = differ(found, expected[part])
-        print(f"{folder.name}: {part} differ by {wrong:.1e} relative")
-        if not wrong < TOLERANCE:
-            raise SystemExit(f"{folder.name}: the peer computes other {part} than we do")
+    for part, actual in (("acts", acts), ("recon", recon)):
+        difference = relative_difference(actual, expected[part])
+        print(f"{folder.name}: {part} differ by {difference:.1e} relative")
+        if not difference < TOLERANCE:
+            raise SystemExit(f"{folder.name}: the peer's {part} differ from ours")
 
 
 def ours(out: Path, form: str) -> Iterator[tuple[Path, Tensor]]:
@@ -71,14 +72,14 @@ def ours(out: Path, form: str) -> Iterator[tuple[Path, Tensor]]:
 def run(
     description: str | None, make: Callable[[Path], None], read: Callable[[Path], None]
 ) -> None:
-    """What the command line asks: to write cases, or with ``--read`` to read ours."""
+    """Command line: write cases, or with ``--read`` read those of compare.py."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("out", type=Path)
     parser.add_argument("--read", action="store_true")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
-    (read if given.read else make)(given.out)
+    (read if arguments.read else make)(arguments.out)
 
 
 def variants(out: Path, peer: str, names: list[str]) -> Iterator[tuple[str, Path, Path]]:

@@ -1,7 +1,7 @@
-"""circuit-tracer's dictionaries, saved and computed by its own code, and with ``--read`` what it
-computes with those that tl_attribution wrote. In circuit-tracer's environment (0.5.0):
+"""circuit-tracer's dictionaries, saved and evaluated by its own code; with ``--read``, those that
+tl_attribution wrote. In circuit-tracer's environment (0.5.0):
 
-    python circuit_tracer_.py OUT           python circuit_tracer_.py OUT --read
+    python circuit_tracer_case.py OUT           python circuit_tracer_case.py OUT --read
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ from torch.nn import functional as F
 
 FP32 = {"dtype": torch.float32, "device": torch.device("cpu")}
 
-
-MANY = 30
-"""More than are above zero: its TopK has no ReLU."""
+K = 30
+"""More than the positive pre-activations: circuit-tracer's TopK has no ReLU."""
 
 
 def config(folder: Path, kind: str, name: str) -> None:
     """The config of a folder."""
-    said = {"model_name": "tiny", "model_kind": kind, "scan": "tiny"}
-    said |= {"activation": "topk", "k": MANY} if "topk" in name else {}
+    settings = {"model_name": "tiny", "model_kind": kind, "scan": "tiny"}
+    settings |= {"activation": "topk", "k": K} if "topk" in name else {}
     hooks = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
-    (folder / "config.yaml").write_text(yaml.safe_dump(said | hooks))
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings | hooks))
 
 
 def clt(name: str) -> CrossLayerTranscoder:
     """A random CLT."""
     act = "jump_relu" if "jump" in name else "relu"
     model = CrossLayerTranscoder(LAYERS, FEATURES, WIDTH, act, lazy_decoder=False, **FP32)
-    cases.randomise(model)
+    cases.randomize(model)
     if act == "jump_relu":
         model.activation_function.threshold.data.sub_(0.1)  # some below zero
     return model
@@ -45,14 +44,14 @@ def clt(name: str) -> CrossLayerTranscoder:
 
 def transcoders(name: str) -> TranscoderSet:
     """A random set of transcoders."""
-    made = {}
+    layers = {}
     for layer in range(LAYERS):
         act = JumpReLU(0.3 * torch.randn(FEATURES)) if "jump" in name else F.relu
-        act = TopK(MANY) if "topk" in name else act
+        act = TopK(K) if "topk" in name else act
         skip = "skip" in name
-        made[layer] = SingleLayerTranscoder(WIDTH, FEATURES, act, layer, skip, **FP32)
-        cases.randomise(made[layer], except_for=("threshold",))
-    return TranscoderSet(made, "hook_resid_mid", "hook_mlp_out")
+        layers[layer] = SingleLayerTranscoder(WIDTH, FEATURES, act, layer, skip, **FP32)
+        cases.randomize(layers[layer], except_for=("threshold",))
+    return TranscoderSet(layers, "hook_resid_mid", "hook_mlp_out")
 
 
 def make(out: Path) -> None:
@@ -81,11 +80,11 @@ def read(out: Path) -> None:
     for folder, x in cases.ours(out, "circuit-tracer"):
         name = str((folder / "dictionary").relative_to(out))
         assert get_cached_path(name, out) == folder / "dictionary"
-        model, said = load_transcoders_from_cache(name, out, **FP32)
+        model, loaded_config = load_transcoders_from_cache(name, out, **FP32)
         acts = model.encode(x)
         recon = model.decode(acts.to_sparse() if "clt" in folder.name else acts, x)
-        cases.agree(folder, acts, recon)
-        print(f"  {said}")
+        cases.check_agreement(folder, acts, recon)
+        print(f"  {loaded_config}")
 
 
 if __name__ == "__main__":

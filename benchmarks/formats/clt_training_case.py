@@ -1,7 +1,7 @@
-"""clt-training's dictionaries, saved and computed by its own code. In its environment (cf9821f; see
+"""clt-training's dictionaries, saved and evaluated by its code. In its environment (cf9821f; see
 benchmarks/clt_trainers/clt_training.py for how to set it up):
 
-    python clt_training_.py OUT
+    python clt_training_case.py OUT
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sparsify.sparse_coder import SparseCoder
 VARIANTS = {
     "plain": {"cross": LAYERS, "zero_offsets": True},
     "offsets": {"cross": LAYERS},
-    "normalised": {"cross": LAYERS, "normalize_io": True},
+    "normalized": {"cross": LAYERS, "normalize_io": True},
     "window": {"cross": 2, "normalize_io": True},
     "scaled": {"cross": LAYERS, "post_encoder_scale": True},
     "tied": {"cross": LAYERS, "per_source_tied": True, "post_encoder_scale": True},
@@ -55,15 +55,15 @@ def coder(options: dict, layer: int) -> SparseCoder:
     config = SparseCoderConfig(
         num_latents=FEATURES, k=6, transcode=True, n_targets=targets, n_sources=layer + 1, **options
     )
-    made = SparseCoder(WIDTH, config, dtype=torch.float32)
-    cases.randomise(made, except_for=("post_enc",) if zero else ())
-    for name, parameter in made.named_parameters():
+    model = SparseCoder(WIDTH, config, dtype=torch.float32)
+    cases.randomize(model, except_for=("post_enc",) if zero else ())
+    for name, parameter in model.named_parameters():
         if name.startswith("W_skips.") and name != "W_skips.0":
             parameter.data.zero_()
     if config.normalize_io:
-        made.in_norm.fill_(5.0 + layer)
-        made.out_norm.fill_(2.0 + layer)
-    return made
+        model.in_norm.fill_(5.0 + layer)
+        model.out_norm.fill_(2.0 + layer)
+    return model
 
 
 def main(out: Path) -> None:
@@ -74,14 +74,14 @@ def main(out: Path) -> None:
         coders = [coder(VARIANTS[name], layer) for layer in range(LAYERS)]
         x, runner = cases.inputs(), CrossLayerRunner()
         acts, recon = torch.zeros(LAYERS, cases.POSITIONS, FEATURES), []
-        for layer, made in enumerate(coders):
-            made.save_to_disk(into / f"layers.{layer}.mlp")
-            top = made.encode(x[layer])
+        for layer, model in enumerate(coders):
+            model.save_to_disk(into / f"layers.{layer}.mlp")
+            top = model.encode(x[layer])
             acts[layer].scatter_(1, top.top_indices, top.top_acts)
             if VARIANTS[name]["cross"]:
-                done = runner(x[layer], x[layer], made, f"layers.{layer}.mlp")
+                done = runner(x[layer], x[layer], model, f"layers.{layer}.mlp")
             else:
-                done = made(x[layer], x[layer])
+                done = model(x[layer], x[layer])
             recon.append(done.sae_out)
         (into / "config.json").write_text(json.dumps({"model": "tiny", "hookpoints_in": []}))
         cases.write(folder, x, acts, torch.stack(recon))

@@ -1,5 +1,5 @@
-"""Do we compute what the peers compute? Reads the cases that the peers' scripts wrote, and writes
-dictionaries of ours in their formats, for their scripts to read (``--read``). In our environment:
+"""Compare tl_attribution with its peers on dictionaries that the peers' scripts wrote, and write
+dictionaries in the peers' formats for their scripts to read (``--read``). In our environment:
 
     python benchmarks/formats/compare.py OUT
 """
@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from cases import FEATURES, LAYERS, TOLERANCE, WIDTH, differ, inputs, write
+from cases import FEATURES, LAYERS, TOLERANCE, WIDTH, inputs, relative_difference, write
 from safetensors.torch import load_file
 
 import tl_attribution as tla
@@ -31,24 +31,27 @@ WRITTEN: dict[str, tuple[str, bool, bool, Activation]] = {
     "sae-lens-clt-window": ("sae-lens", True, False, JumpReLU(torch.rand(3, 40))),
     "sae-lens-jumprelu": ("sae-lens", False, False, JumpReLU(torch.rand(3, 40))),
 }
-"""Format, cross-layer, skip and activation of what is written."""
+"""Format, cross-layer, skip and activation of the dictionaries that are written."""
 
 
 def compare(folder: Path) -> bool:
-    """One case, printed."""
+    """Compare one case, print the differences, and return whether they are within rounding."""
     expected = load_file(folder / "expected.safetensors")
     dictionary = tla.load_dictionary(folder / "dictionary", **HOOKS)
     acts = dictionary.encode(expected["x"])
-    wrong = [differ(acts, expected["acts"])]
-    wrong.append(differ(dictionary.decode(expected["acts"], expected["x"]), expected["recon"]))
-    good = max(wrong) < TOLERANCE
+    differences = [relative_difference(acts, expected["acts"])]
+    differences.append(
+        relative_difference(dictionary.decode(expected["acts"], expected["x"]), expected["recon"])
+    )
+    good = max(differences) < TOLERANCE
     name = f"{folder.parent.name}/{folder.name}"
-    print(f"{'ok   ' if good else 'WRONG'} {name:40} encode {wrong[0]:.1e}  decode {wrong[1]:.1e}")
+    encode, decode = differences
+    print(f"{'ok   ' if good else 'WRONG'} {name:40} encode {encode:.1e}  decode {decode:.1e}")
     return good
 
 
 def weights(layer: int, *, cross: bool, skip: bool, window: int) -> LayerWeights:
-    """Random ones of a layer."""
+    """Random weights of a layer."""
     written = min(window, LAYERS - layer) if cross else 1
     return LayerWeights(
         torch.randn(FEATURES, WIDTH) * WIDTH**-0.5,
@@ -60,18 +63,18 @@ def weights(layer: int, *, cross: bool, skip: bool, window: int) -> LayerWeights
 
 
 def write_ours(out: Path) -> None:
-    """Dictionaries of ours in other formats, and what we compute with them."""
+    """Write dictionaries in other formats, and the activations and reconstructions of each."""
     for name, (form, cross, skip, activation) in WRITTEN.items():
         window = 2 if "window" in name else LAYERS
         kind = tla.CrossLayerTranscoder if cross else tla.TranscoderSet
         layers = [weights(i, cross=cross, skip=skip, window=window) for i in range(LAYERS)]
-        made = kind(layers, activation, **HOOKS, model_name="tiny")
+        dictionary = kind(layers, activation, **HOOKS, model_name="tiny")
         folder = out / "written" / name
         folder.mkdir(parents=True, exist_ok=True)
-        made.save(folder / "dictionary", format=form)
+        dictionary.save(folder / "dictionary", format=form)
         x = inputs()
-        acts = made.encode(x)
-        write(folder, x, acts, made.decode(acts, x))
+        acts = dictionary.encode(x)
+        write(folder, x, acts, dictionary.decode(acts, x))
 
 
 if __name__ == "__main__":
@@ -83,4 +86,4 @@ if __name__ == "__main__":
     folders = sorted(p.parent for p in out.glob("*/*/expected.safetensors"))
     good = [compare(folder) for folder in folders]
     if not all(good):
-        raise SystemExit("not everything is as the peers compute it")
+        raise SystemExit("some cases differ from the peers' results")

@@ -1,7 +1,7 @@
 """crosslayer-coding's dictionaries, saved and computed by its own code. In its environment
 (9499108; see benchmarks/clt_trainers/crosslayer_coding.py for how to set it up):
 
-    python crosslayer_coding_.py OUT
+    python crosslayer_coding_case.py OUT
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ VARIANTS = {
 def statistics() -> dict:
     """Random ones, as norm_stats.json has them."""
 
-    def one() -> dict:
+    def draw() -> dict:
         return {"mean": torch.randn(WIDTH).tolist(), "std": (torch.rand(WIDTH) + 0.5).tolist()}
 
-    return {str(layer): {"inputs": one(), "targets": one()} for layer in range(LAYERS)}
+    return {str(layer): {"inputs": draw(), "targets": draw()} for layer in range(LAYERS)}
 
 
-def normalised(x: torch.Tensor, method: str, stats: dict, end: str, back: bool) -> torch.Tensor:
+def normalized(x: torch.Tensor, method: str, stats: dict, end: str, back: bool) -> torch.Tensor:
     """As its activation stores do, and as its losses undo it."""
     if method == "sqrt_d_model":
         return x / WIDTH**0.5 if back else x * WIDTH**0.5
@@ -62,7 +62,7 @@ def main(out: Path) -> None:
         sizes = {"num_features": FEATURES, "num_layers": LAYERS, "d_model": WIDTH}
         config = CLTConfig(**sizes, **templates, **VARIANTS[name])
         model = CrossLayerTranscoder(config, None, torch.device("cpu"))
-        cases.randomise(model, except_for=("log_threshold",))
+        cases.randomize(model, except_for=("log_threshold",))
         if model.theta_manager.log_threshold is not None:
             model.theta_manager.log_threshold.data = (torch.rand(LAYERS, FEATURES) * 0.6).log()
         for part, parameter in model.named_parameters():
@@ -75,10 +75,10 @@ def main(out: Path) -> None:
         if method == "mean_std":
             (into / "norm_stats.json").write_text(json.dumps(stats))
         x = cases.inputs()
-        read = dict(enumerate(normalised(x, method, stats, "inputs", back=False)))
+        read = dict(enumerate(normalized(x, method, stats, "inputs", back=False)))
         acts = torch.stack([model.get_feature_activations(read)[i] for i in range(LAYERS)])
         recon = torch.stack([model(read)[i] for i in range(LAYERS)])
-        cases.write(folder, x, acts, normalised(recon, method, stats, "targets", back=True))
+        cases.write(folder, x, acts, normalized(recon, method, stats, "targets", back=True))
 
 
 if __name__ == "__main__":

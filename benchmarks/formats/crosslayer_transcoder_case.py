@@ -1,7 +1,7 @@
 """crosslayer-transcoder's dictionaries, saved and computed by its own code. In its environment
 (ae29e75; see benchmarks/clt_trainers/crosslayer_transcoder.py for how to set it up):
 
-    python crosslayer_transcoder_.py OUT
+    python crosslayer_transcoder_case.py OUT
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main(out: Path) -> None:
             read(LAYERS, second),
             write(LAYERS, second),
         )
-        cases.randomise(model)
+        cases.randomize(model)
         x = cases.inputs()
         seen = torch.stack([x.transpose(0, 1), torch.randn(POSITIONS, LAYERS, WIDTH) * 3 + 1], 1)
         model.initialize_standardizers(seen)

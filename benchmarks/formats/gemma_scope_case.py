@@ -2,7 +2,7 @@
 made here, in the layout of the releases, and computed by circuit-tracer's readers of them. In
 circuit-tracer's environment (0.5.0):
 
-    python gemma_scope_.py OUT
+    python gemma_scope_case.py OUT
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ CONFIG = {
 
 
 def weights(layer: int, *, skip: bool, cross: bool) -> dict[str, Tensor]:
-    """Random ones of a layer."""
+    """Random weights of a layer."""
     decoder = torch.randn(FEATURES, LAYERS, WIDTH) * 0.2
     decoder[:, :layer] = 0
-    made = {
+    tensors = {
         "w_enc": torch.randn(WIDTH, FEATURES) * WIDTH**-0.5,
         "b_enc": torch.randn(FEATURES) * 0.3,
         "w_dec": decoder if cross else decoder[:, layer].contiguous(),
         "b_dec": torch.randn(WIDTH),
         "threshold": torch.rand(FEATURES),
     }
-    return made | ({"affine_skip_connection": torch.randn(WIDTH, WIDTH) * 0.2} if skip else {})
+    return tensors | ({"affine_skip_connection": torch.randn(WIDTH, WIDTH) * 0.2} if skip else {})
 
 
 def first(into: Path, layer: int) -> Path:
@@ -50,8 +50,8 @@ def first(into: Path, layer: int) -> Path:
     path = into / f"layer_{layer}" / "width_16k" / f"average_l0_{70 + layer}" / "params.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     names = {"w_enc": "W_enc", "w_dec": "W_dec"}
-    made = weights(layer, skip=False, cross=False)
-    np.savez(path, **{names.get(k, k): t.numpy() for k, t in made.items()})
+    tensors = weights(layer, skip=False, cross=False)
+    np.savez(path, **{names.get(k, k): t.numpy() for k, t in tensors.items()})
     return path
 
 
@@ -60,8 +60,8 @@ def second(into: Path, layer: int, *, skip: bool) -> Path:
     path = into / f"layer_{layer}_width_16k_l0_small_affine" / "params.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights(layer, skip=skip, cross=False), path)
-    said = {k: v.format(layer) for k, v in CONFIG.items()}
-    (path.parent / "config.json").write_text(json.dumps(said))
+    config = {k: v.format(layer) for k, v in CONFIG.items()}
+    (path.parent / "config.json").write_text(json.dumps(config))
     return path
 
 

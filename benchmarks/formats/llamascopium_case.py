@@ -1,7 +1,7 @@
 """Llamascopium's dictionaries, saved and computed by its own code. In its environment (2.0.0b34;
 see benchmarks/clt_trainers/llamascopium.py for how to set it up):
 
-    python llamascopium_.py OUT
+    python llamascopium_case.py OUT
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(out: Path) -> None:
             **VARIANTS[name],
         )
         model = CrossLayerTranscoder(config)
-        cases.randomise(model)
+        cases.randomize(model)
         norms = {hook: 3.0 + i for i, hook in enumerate(names_in + names_out)}
         model.set_dataset_average_activation_norm(norms)
         x = cases.inputs()

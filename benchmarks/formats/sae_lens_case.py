@@ -1,7 +1,7 @@
 """SAELens' transcoders, saved and computed by its own code, and with ``--read`` what it computes
 with those that tl_attribution wrote. In an environment with sae-lens 6.54:
 
-    python sae_lens_.py OUT                 python sae_lens_.py OUT --read
+    python sae_lens_case.py OUT                 python sae_lens_case.py OUT --read
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def make(out: Path) -> None:
             )
             config.metadata = SAEMetadata(model_name="tiny", **hooks)
             model = model_class(config)
-            cases.randomise(model)
+            cases.randomize(model)
             model.save_model(into / f"any_name_{layer}")
-            out_one, acts_one = model.forward_with_activations(x[layer])
-            acts.append(acts_one)
-            recon.append(out_one)
+            layer_out, layer_acts = model.forward_with_activations(x[layer])
+            acts.append(layer_acts)
+            recon.append(layer_out)
         cases.write(folder, x, torch.stack(acts), torch.stack(recon))
 
 
@@ -62,16 +62,16 @@ def read(out: Path) -> None:
         at = folder / "dictionary"
         if "clt" in folder.name:
             model = SAE.load_from_disk(at)
-            found = [(model(x), model.encode(x))]
+            results = [(model(x), model.encode(x))]
         else:
             models = [SAE.load_from_disk(at / f"layer_{i}") for i in range(len(x))]
-            found = [m.forward_with_activations(one) for m, one in zip(models, x, strict=True)]
+            results = [m.forward_with_activations(rows) for m, rows in zip(models, x, strict=True)]
             model = models[0]
         recon, acts = (
             torch.stack(part).reshape(LAYERS, *part[0].shape[-2:])
-            for part in zip(*found, strict=True)
+            for part in zip(*results, strict=True)
         )
-        cases.agree(folder, acts, recon)
+        cases.check_agreement(folder, acts, recon)
         print(f"  {type(model).__name__}")
 
 

@@ -1,5 +1,5 @@
-"""The Hugging Face Hub: dictionaries are fetched from it and published to it. :func:`install` runs
-when huggingface_hub is imported."""
+"""Plugin for the Hugging Face Hub: download and publish dictionaries. :func:`install` runs when
+huggingface_hub is imported."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
 
 
 def install(module: ModuleType) -> None:
-    """Offer the Hub. Installing twice changes nothing."""
+    """Register the Hub. Idempotent."""
     from tl_attribution.dictionaries.hub import register_hub
 
     register_hub(HuggingFaceHub())
 
 
 class HuggingFaceHub:
-    """:class:`tl_attribution.dictionaries.hub.Hub`, by way of huggingface_hub. What it needs is
-    imported when it is used."""
+    """:class:`tl_attribution.dictionaries.hub.Hub`, implemented with huggingface_hub, which
+    is imported on use."""
 
     def download(self, address: Address, progress: Progress | None) -> Path:
-        """See :func:`.download.download` and :func:`.elsewhere.gathered`."""
+        """See :func:`.download.download` and :func:`.linked_files.link_files`."""
         from tl_attribution.plugins.huggingface_hub.download import download
-        from tl_attribution.plugins.huggingface_hub.linked_files import gathered
+        from tl_attribution.plugins.huggingface_hub.linked_files import link_files
 
-        return gathered(download(address, progress), progress)
+        return link_files(download(address, progress), progress)
 
     def publish(
         self,

@@ -1,5 +1,5 @@
-"""The model card of a dictionary: what it is, on what it was trained, how good it is, how to load
-it. Names and numbers come from files and are shown as text, never as markup."""
+"""The model card of a dictionary: usage, facts, training and evaluation. Names and numbers come
+from files and are escaped, never markup."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS = {
     "tokens": "tokens evaluated",
     "nmse": "squared error over variance (NMSE)",
     "explained_variance": "explained variance",
-    "l0": "active features a token and layer (L0)",
+    "l0": "active features per token and layer (L0)",
     "dead_share": "share of features that were never active",
     "one_layer_agreement": "same top token with one layer replaced",
     "replacement_agreement": "same top token with all layers replaced",
@@ -27,8 +27,8 @@ METRICS = {
     "graph_replacement": "graphs: replacement score",
     "graph_completeness": "graphs: completeness score",
 }
-"""What the table tells, of the names in ``Evaluation.summary``."""
-TRAINED = {
+"""The numbers of ``Evaluation.summary`` in the table."""
+TRAINING_FIELDS = {
     "tokens": "tokens",
     "activation": "activation",
     "k": "target number of active features per token and layer",
@@ -43,7 +43,7 @@ PAPER = "https://transformer-circuits.pub/2025/attribution-graphs/methods.html"
 BODY = """\
 # {title}
 
-A {kind} of {model}: {features:,} features at each of {layers} layers. It stands in for the model's
+A {kind} of {model}: {features:,} features at each of {layers} layers. It replaces the model's
 MLPs in attribution graphs ([Circuit Tracing]({paper}), Ameisen et al. 2025).
 
 ## Use
@@ -55,7 +55,7 @@ dictionary = tla.load_dictionary({address})
 graph = tla.attribute(tla.load_model({name}), {prompt}, dictionary)
 ```
 
-## What it is
+## Facts
 
 {facts}
 
@@ -70,8 +70,8 @@ graph = tla.attribute(tla.load_model({name}), {prompt}, dictionary)
 
 
 def card(publication: Publication, repo: str) -> str:
-    """The card in Markdown, with the Hub's metadata in front; its owner's own, if there is one.
-    Raises FormatError if that is not UTF-8 text."""
+    """The card in Markdown, after the Hub's metadata: the folder's README.md, or generated. Raises
+    FormatError if the README.md is not UTF-8 text."""
     if publication.card is not None:
         try:
             return publication.card.read_text(encoding="utf-8")
@@ -85,7 +85,7 @@ def _metadata(publication: Publication) -> str:
     model = str(config["model_name"] or "")
     data = ModelCardData(
         library_name="tl-attribution",
-        license=publication.licence,
+        license=publication.license,
         base_model=model if "/" in model else None,
         tags=[*TAGS, config["kind"].replace(" ", "-"), *([model] if model else [])],
     )
@@ -116,26 +116,26 @@ def _facts(publication: Publication) -> Iterable[tuple[str, object]]:
     yield "kind", config["kind"]
     yield "model", config["model_name"]
     yield "layers", config["n_layers"]
-    yield "features a layer", config["n_features"]
+    yield "features per layer", config["n_features"]
     yield "activation", config["activation"].get("name")
     yield "reads at", config["feature_input_hook"]
     yield "reconstructs", config["feature_output_hook"]
     yield "size", f"{publication.size / 1e6:,.1f} MB of safetensors and JSON"
-    yield "licence", publication.licence or "not stated"
+    yield "license", publication.license or "not stated"
 
 
 def _training(run: Mapping[str, Any]) -> str:
     config = run.get("config")
     if not isinstance(config, dict):
         return "Not recorded."
-    rows = [(shown, config[name]) for name, shown in TRAINED.items() if config.get(name)]
+    rows = [(label, config[name]) for name, label in TRAINING_FIELDS.items() if config.get(name)]
     return _table([("text", run.get("data")), *rows])
 
 
 def _evaluation(summary: Mapping[str, Any]) -> str:
-    rows = [(shown, summary[n]) for n, shown in METRICS.items() if summary.get(n) is not None]
+    rows = [(label, summary[n]) for n, label in METRICS.items() if summary.get(n) is not None]
     if not rows:
-        return "Not recorded. `tl-attribution evaluate` measures it."
+        return "Not recorded; see `tl-attribution evaluate`."
     return _table(rows) + "\n\nAll numbers are in `evaluation.json`."
 
 
@@ -145,7 +145,7 @@ def _table(rows: Iterable[tuple[str, object]]) -> str:
 
 
 def _text(value: object) -> str:
-    """A name or number as Markdown that shows it as it is, in a line and a cell."""
-    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    escaped = html.escape(" ".join(shown.split()), quote=False)
+    """A name or number, escaped for a cell of a Markdown table."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    escaped = html.escape(" ".join(text.split()), quote=False)
     return "".join(f"\\{c}" if c in "\\`*_[]|#~" else c for c in escaped)

@@ -1,4 +1,4 @@
-"""What went wrong with the Hub, in one line that says what to do and holds no secret."""
+"""Errors of huggingface_hub as errors of this package: one line with a remedy and no secrets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tl_attribution.errors import HubError, NotFoundError, TlAttributionError
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 NETWORK = ("httpcore", "httpx", "requests", "urllib3", "hf_xet")
-"""Beginnings of the names of modules whose errors are the connection's."""
-OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Prefixes of the modules whose errors are connection errors."""
+LOCAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 LOGGERS = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
-"""Log every retry, with the link that failed."""
-OUR_MISTAKES = (TypeError, AttributeError, NameError, AssertionError, NotImplementedError)
-"""Raised by wrong code, ours or a library's, and not by the Hub: shown as they are."""
+"""Loggers of every retry, with its URL."""
+PROGRAMMING_ERRORS = (TypeError, AttributeError, NameError, AssertionError, NotImplementedError)
+"""Raised by bugs and not by the Hub: not translated."""
 
 
 class _WithoutSecrets(logging.Filter):
@@ -41,22 +41,22 @@ for _name in LOGGERS:
 
 
 class UnreachableError(HubError):
-    """The Hub did not answer, or not now: what is in the cache will do."""
+    """The Hub did not answer or is overloaded: the cache is used instead."""
 
 
 @contextmanager
-def told(what: str, repo: str) -> Iterator[None]:
-    """Turn whatever huggingface_hub raises inside into one of our errors: ``what`` could not be
-    done. The original is not chained: it may show signed links."""
+def translate_errors(what: str, repo: str) -> Iterator[None]:
+    """Translate every error of huggingface_hub into a HubError or NotFoundError that begins with
+    ``what`` (such as "cannot download …"). It is not chained: it may show signed links."""
     try:
         yield
-    except (TlAttributionError, *OUR_MISTAKES):
+    except (TlAttributionError, *PROGRAMMING_ERRORS):
         raise
     except Exception as error:
-        raise _ours(error, what, repo) from None
+        raise _translated(error, what, repo) from None
 
 
-def _ours(error: Exception, what: str, repo: str) -> TlAttributionError:
+def _translated(error: Exception, what: str, repo: str) -> TlAttributionError:
     causes = list(_causes(error))
     status = next((code for code in map(_status, causes) if code), None)
     if any(isinstance(c, OfflineModeIsEnabled) for c in causes) and constants.HF_HUB_OFFLINE:
@@ -67,7 +67,7 @@ def _ours(error: Exception, what: str, repo: str) -> TlAttributionError:
         )
     if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
         return NotFoundError(f"{what}: {repo} has no such revision (branch, tag or commit)")
-    if status == 401 and _said(causes).startswith("Invalid"):
+    if status == 401 and _server_message(causes).startswith("Invalid"):
         return HubError(f"{what}: the Hub does not know your token. To renew it, {LOG_IN}")
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes) or status == 401:
         return NotFoundError(
@@ -80,36 +80,36 @@ def _ours(error: Exception, what: str, repo: str) -> TlAttributionError:
 def _by_status(
     status: int | None, causes: list[BaseException], what: str, repo: str
 ) -> TlAttributionError:
-    said = _said(causes)
-    told = f" ({said})" if said else ""
+    message = _server_message(causes)
+    details = f" ({message})" if message else ""
     if status is None:
         return _without_status(causes, what)
     if status == 403:
         return HubError(
-            f"{what}: your token may not do that with {repo}{told}. Use one with the permission: "
-            f"{LOG_IN}"
+            f"{what}: your token may not do that with {repo}{details}. Use one with the "
+            f"permission: {LOG_IN}"
         )
     if status in (409, 412):
-        return HubError(f"{what}: {repo} was changed at the same time{told}; try again")
+        return HubError(f"{what}: {repo} was changed at the same time{details}; try again")
     if status == 429:
-        return UnreachableError(f"{what}: too many requests (429){told}; wait, then try again")
+        return UnreachableError(f"{what}: too many requests (429){details}; wait, then try again")
     if status >= 500:
-        return UnreachableError(f"{what}: the Hub has trouble ({status}){told}; try again later")
-    return HubError(f"{what}: the Hub answered {status}{told}")
+        return UnreachableError(f"{what}: the Hub has trouble ({status}){details}; try again later")
+    return HubError(f"{what}: the Hub answered {status}{details}")
 
 
 def _without_status(causes: list[BaseException], what: str) -> TlAttributionError:
     if any(isinstance(c, (OfflineModeIsEnabled, LocalEntryNotFoundError)) for c in causes):
         return UnreachableError(f"{what}: {_endpoint()} does not answer; try again")
     for cause in causes:
-        if isinstance(cause, OSError) and cause.errno in OF_THIS_MACHINE:
+        if isinstance(cause, OSError) and cause.errno in LOCAL_ERRNOS:
             return HubError(f"{what}: {cause.strerror}, on this machine: {cause.filename or ''}")
     if any(isinstance(c, OSError) or type(c).__module__.startswith(NETWORK) for c in causes):
         return UnreachableError(
-            f"{what}: the connection to {_endpoint()} failed ({_plain(causes[-1])}); try again: "
+            f"{what}: the connection to {_endpoint()} failed ({_describe(causes[-1])}); try again: "
             "what has arrived is not sent again"
         )
-    return HubError(f"{what}: {_plain(causes[0])}")
+    return HubError(f"{what}: {_describe(causes[0])}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -123,13 +123,13 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _said(causes: list[BaseException]) -> str:
-    """The server's own words, if any."""
-    said = (getattr(cause, "server_message", None) for cause in causes)
-    return next((clean(str(text)) for text in said if text), "")
+def _server_message(causes: list[BaseException]) -> str:
+    """The server's message, if any."""
+    messages = (getattr(cause, "server_message", None) for cause in causes)
+    return next((clean(str(message)) for message in messages if message), "")
 
 
-def _plain(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return clean(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
 
@@ -138,12 +138,12 @@ def _endpoint() -> str:
 
 
 def clean(text: str) -> str:
-    """One short line, without secrets."""
+    """``text`` as one short line without secrets."""
     return " ".join(without_secrets(text).split())[:300]
 
 
 def without_secrets(text: str) -> str:
-    """``text`` without tokens and without what follows the ``?`` of a link."""
+    """``text`` without tokens and without the query strings of URLs."""
     token = get_token()
     if token:
         text = text.replace(token, "…")

@@ -1,5 +1,5 @@
 """Dictionaries whose ``config.yaml`` names files of other repositories, as circuit-tracer's of
-Gemma Scope do (``transcoders: [hf://org/name/file, …]``): gathered as one folder of links."""
+Gemma Scope do (``transcoders: [hf://org/name/file, …]``): one folder of links to them."""
 
 from __future__ import annotations
 
@@ -21,47 +21,46 @@ from tl_attribution.plugins.huggingface_hub import download
 CONFIG, LIST, FILE, SCHEME = "config.yaml", "transcoders", "filepath", "hf://"
 
 
-def gathered(folder: Path, progress: Progress | None) -> Path:
-    """``folder`` if it holds the dictionary's weights; else a folder that holds links to them, and
-    a config that names them there. It is kept, in huggingface_hub's place for what is made of
-    downloads.
+def link_files(folder: Path, progress: Progress | None) -> Path:
+    """Return ``folder`` if it holds the dictionary's weights; else a folder with links to them and
+    a config that names the links. That folder is kept in huggingface_hub's cache of assets.
 
-    Raises HubError if a file cannot be had, or if there are no weights at all.
+    Raises HubError if a file cannot be downloaded, or if there are no weights at all.
     """
     config = _config(folder / CONFIG)
     entries = config.get(LIST) or []
-    names = [str(one.get(FILE) if isinstance(one, dict) else one) for one in entries]
+    names = [str(entry.get(FILE) if isinstance(entry, dict) else entry) for entry in entries]
     if not any(name.startswith(SCHEME) for name in names):
         if not any(path.suffix in hub.WEIGHTS for path in folder.rglob("*")):
-            raise HubError(f"{folder} holds settings but no weights, so it is no dictionary")
+            raise HubError(f"{folder} holds settings but no weights, so it is not a dictionary")
         return folder
-    place = _place(folder)
-    if (place / CONFIG).is_file():  # written last
-        return place
-    sources = _fetched(folder, names, progress)
+    link_folder = _link_folder(folder)
+    if (link_folder / CONFIG).is_file():  # written last
+        return link_folder
+    sources = _fetch(folder, names, progress)
     new = [f"layer_{i}{source.suffix}" for i, source in enumerate(sources)]
     for name, source in zip(new, sources, strict=True):
-        _link(source, place / name)
+        _link(source, link_folder / name)
     config[LIST] = [
-        {**one, FILE: name} if isinstance(one, dict) else name
-        for one, name in zip(entries, new, strict=True)
+        {**entry, FILE: name} if isinstance(entry, dict) else name
+        for entry, name in zip(entries, new, strict=True)
     ]
-    write_whole(place / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
-    return place
+    write_whole(link_folder / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
+    return link_folder
 
 
 def _config(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        held = yaml.safe_load(file.read_text(encoding="utf-8"))
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise FormatError(f"{file} is not plain YAML: {error}") from error
-    entries = held.get(LIST) if isinstance(held, dict) else None
-    return held if isinstance(held, dict) and isinstance(entries, list | None) else {}
+    entries = config.get(LIST) if isinstance(config, dict) else None
+    return config if isinstance(config, dict) and isinstance(entries, list | None) else {}
 
 
-def _place(folder: Path) -> Path:
+def _link_folder(folder: Path) -> Path:
     snapshot = folder.relative_to(constants.HF_HUB_CACHE)
     return Path(
         cached_assets_path(
@@ -73,28 +72,29 @@ def _place(folder: Path) -> Path:
     )
 
 
-def _fetched(folder: Path, names: list[str], progress: Progress | None) -> list[Path]:
-    """Where the files lie that a config names, fetched if need be."""
-    found = {name: _named(folder, name) for name in names}
-    elsewhere = [one for one in found.values() if isinstance(one, Address)]
+def _fetch(folder: Path, names: list[str], progress: Progress | None) -> list[Path]:
+    """Paths of the files that a config names; downloaded if they are not cached."""
+    sources = {name: _resolve(folder, name) for name in names}
+    addresses = [source for source in sources.values() if isinstance(source, Address)]
     paths: dict[Address, Path] = {}
-    for whole, group in groupby(sorted(elsewhere, key=str), lambda one: (one.repo, one.revision)):
-        wanted = list(group)
-        at = Address(whole[0], revision=whole[1])
-        commit, listed = download.listed(at)
-        if lacking := [one.folder for one in wanted if one.folder not in listed]:
-            raise HubError(f"{at} lacks {lacking[0]}, which the config in {folder} names")
-        snapshot = download.storage(at) / "snapshots" / commit
-        files = [listed[one.folder] for one in wanted]
-        missing = [one for one in files if not (snapshot / one.name).exists()]
-        with download.shown(at, missing, progress):
-            download.fetch(at, commit, files)  # all: none has been checked for us before
-        paths |= {one: snapshot / one.folder for one in wanted}
-    return [paths[one] if isinstance(one, Address) else one for one in found.values()]
+    addresses.sort(key=str)
+    for (repo, revision), group in groupby(addresses, lambda file: (file.repo, file.revision)):
+        linked = list(group)
+        repository = Address(repo, revision=revision)
+        commit, listing = download.list_files(repository)
+        if lacking := [file.folder for file in linked if file.folder not in listing]:
+            raise HubError(f"{repository} lacks {lacking[0]}, which the config in {folder} names")
+        snapshot = download.repo_cache(repository) / "snapshots" / commit
+        files = [listing[file.folder] for file in linked]
+        missing = [file for file in files if not (snapshot / file.name).exists()]
+        with download.report_bytes(repository, missing, progress):
+            download.fetch(repository, commit, files)  # all: their hashes were not checked before
+        paths |= {file: snapshot / file.folder for file in linked}
+    return [paths[source] if isinstance(source, Address) else source for source in sources.values()]
 
 
-def _named(folder: Path, name: str) -> Path | Address:
-    """A file that a config names: in the folder, or elsewhere on the Hub."""
+def _resolve(folder: Path, name: str) -> Path | Address:
+    """A file that a config names: a path in the folder, or an address on the Hub."""
     path, _, revision = name.partition("?revision=")
     where = hub.address(f"{path}@{revision}" if revision else path)
     plain = PurePosixPath(path)
@@ -105,12 +105,12 @@ def _named(folder: Path, name: str) -> Path | Address:
     if name.startswith(SCHEME) and where is not None and where.folder:
         return where
     if plain.is_absolute() or ".." in plain.parts or set(path) & set("\\:"):
-        raise HubError(f"the config in {folder} names {name!r}, which lies outside of it")
+        raise HubError(f"the config in {folder} names {name!r}, which is outside of it")
     return folder / path
 
 
 def _link(source: Path, link: Path) -> None:
-    """A link, or a copy where the file system has none."""
+    """Create a link, or a copy if the file system has no links."""
     link.unlink(missing_ok=True)
     try:
         os.symlink(source, link)

@@ -27,7 +27,7 @@ from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.dictionaries.plugin_sources import DictionarySource, LoadOptions
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, NotFoundError
-from tl_attribution.plugins.huggingface_hub.hub_errors import told
+from tl_attribution.plugins.huggingface_hub.hub_errors import translate_errors
 from tl_attribution.plugins.sae_lens import convert
 from tl_attribution.plugins.sae_lens.cross_layer import CrossLayerTranscoderSAE
 
@@ -167,7 +167,7 @@ def _download(release: PretrainedSAELookup, request: str, wanted: LoadOptions) -
     device = wanted.device or "cpu"
 
     def fetched(id_: str) -> Any:
-        with told(f"cannot download {id_} of {release.release}", release.repo_id):
+        with translate_errors(f"cannot download {id_} of {release.release}", release.repo_id):
             return SAE.from_pretrained(release.release, id_, device=device, dtype=dtype)
 
     return convert.assemble(convert.part(fetched(id_), wanted) for id_ in choose(release, request))

@@ -1,5 +1,6 @@
-"""Weights & Biases: offers the callback ``wandb:project`` or ``wandb:entity/project``, which logs a
-training run, and logs graphs and brings them back. :func:`install` runs when wandb is imported."""
+"""Plugin for Weights & Biases: a callback that logs training runs, ``wandb:project`` or
+``wandb:entity/project``, and logging and loading of graphs. :func:`install` runs when wandb is
+imported."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def install(module: ModuleType) -> None:
-    """Offer the callback and the graphs. Installing twice changes nothing."""
+    """Register the callback and the graph tracker. Idempotent."""
     from tl_attribution.graph.trackers import GraphTracker, register_graph_tracker
     from tl_attribution.training.callbacks import register_callback
 
@@ -20,19 +21,19 @@ def install(module: ModuleType) -> None:
     register_graph_tracker("wandb", GraphTracker(check, log, load))
 
 
-def make(where: str) -> Callback:
-    """A callback that logs to ``project`` or ``entity/project``; empty: where wandb's own settings
-    say. Raises InputError for anything else."""
+def make(address: str) -> Callback:
+    """A callback that logs to ``project`` or ``entity/project``; empty: the default of wandb's
+    settings. Raises InputError for another form."""
     from tl_attribution.plugins.wandb.callback import WandbCallback
 
-    return WandbCallback(where)
+    return WandbCallback(address)
 
 
-def check(where: str) -> None:
-    """Raises InputError if ``where`` is neither ``project`` nor ``entity/project``."""
-    from tl_attribution.plugins.wandb.runs import address
+def check(address: str) -> None:
+    """Raise InputError unless ``address`` is ``project`` or ``entity/project``."""
+    from tl_attribution.plugins.wandb.runs import parse_project
 
-    address(where)
+    parse_project(address)
 
 
 def log(graph: Graph, run: Any) -> str | None:

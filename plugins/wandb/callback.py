@@ -9,7 +9,7 @@ import torch
 import wandb
 
 from tl_attribution.evaluation.results import Evaluation
-from tl_attribution.plugins.wandb.runs import address, going_on, open_run
+from tl_attribution.plugins.wandb.runs import open_run, parse_project, warn_on_failure
 from tl_attribution.plugins.wandb.tables import density_row, evaluation_row
 from tl_attribution.training.callbacks import Callback, RunInfo, StepRecord
 
@@ -28,7 +28,7 @@ class WandbCallback(Callback):
     """
 
     def __init__(self, project: str = "") -> None:
-        self.entity, self.project = address(project)
+        self.entity, self.project = parse_project(project)
         self._run: wandb.Run | None = None
         self._info: RunInfo | None = None
         self._unsent: tuple[int, Path] | None = None
@@ -107,7 +107,7 @@ class WandbCallback(Callback):
         self._last = max(self._last, step)
         # A resumed run repeats the steps since its checkpoint, which the server already has.
         if step >= run.starting_step:
-            with going_on(f"the log of step {step}"):
+            with warn_on_failure(f"the log of step {step}"):
                 run.log({"tokens": step * info.config.batch_size, **row}, step=step)
 
     def _send_checkpoint(self, run: wandb.Run) -> None:
@@ -117,7 +117,7 @@ class WandbCallback(Callback):
     def _send(self, run: wandb.Run, kind: str, step: int, folder: Path) -> bool:
         """Log a folder as an artifact; returns whether wandb accepted it. The files are copied
         first: a checkpoint may be removed while it is still being uploaded."""
-        with going_on(f"the {kind} in {folder}"):
+        with warn_on_failure(f"the {kind} in {folder}"):
             artifact = wandb.Artifact(f"{run.id}-{kind}", kind, metadata={"step": step})
             for file in sorted(path for path in folder.rglob("*") if path.is_file()):
                 name = file.relative_to(folder).as_posix()

@@ -17,40 +17,40 @@ from tl_attribution.graph.data import GraphData
 from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.loading import load_graph
 from tl_attribution.graph.nodes import NodeKind
-from tl_attribution.plugins.wandb.runs import address, open_run
+from tl_attribution.plugins.wandb.runs import open_run, parse_project
 from tl_attribution.text import printable
 from tl_attribution.view import page
 
 FILE = "graph.safetensors"
-"""The graph's file in its artifact."""
+"""Name of the graph's file in its artifact."""
 
 NODES = ["id", "kind", "layer", "position", "token", "index", "label"]
 NODES += ["activation", "influence", "constant", "preactivation"]
-"""Columns of the table of nodes."""
+"""Columns of the node table."""
 
 EDGES = ("source", "target", "weight")
-"""Columns of the table of edges."""
+"""Columns of the edge table."""
 
 ADDRESS = re.compile(r"(?:[^/:]+/)?[^/:]+/[^/:]+(?::[^/:]+)?")
 
 
 def log(graph: Graph, run: Any) -> str | None:
-    """Log ``graph`` to an open run, or to one of its own in ``project`` or ``entity/project``.
+    """Log ``graph`` to an open run, or to a new one in ``project`` or ``entity/project``.
 
-    The panel ``graph`` is the page; ``graph/nodes`` and ``graph/edges``, strongest first, are what
-    the page is drawn from, so a large graph is pruned there. The artifact holds the whole graph.
-    Returns its address, None if the run is disabled. Raises InputError if wandb cannot open the
-    run, or it is finished, or wandb does not take the graph.
+    The panel ``graph`` is the page; the tables ``graph/nodes`` and ``graph/edges``, strongest
+    first, hold the graph of the page, which is pruned if the graph is large. The artifact holds the
+    whole graph. Returns its address, None if the run is disabled. Raises InputError if the run
+    cannot be opened or is finished, or if wandb does not take the graph.
     """
     if not isinstance(run, str):
         return _log(graph, run)
-    entity, project = address(run)
-    with _finished(open_run(entity, project, None, job_type="graph")) as own:
-        return _log(graph, own)
+    entity, project = parse_project(run)
+    with _finish(open_run(entity, project, None, job_type="graph")) as wandb_run:
+        return _log(graph, wandb_run)
 
 
 @contextmanager
-def _finished(run: wandb.Run) -> Iterator[wandb.Run]:
+def _finish(run: wandb.Run) -> Iterator[wandb.Run]:
     try:
         yield run
     except BaseException:
@@ -75,8 +75,8 @@ def _log(graph: Graph, run: wandb.Run) -> str | None:
         run.log_artifact(artifact)
     except wandb.Error as error:
         raise InputError(f"wandb run {run.id!r} does not take the graph: {error}") from error
-    where = (run.entity, run.project, f"{artifact.name.partition(':')[0]}:latest")
-    return "/".join(part for part in where if part)
+    parts = (run.entity, run.project, f"{artifact.name.partition(':')[0]}:latest")
+    return "/".join(part for part in parts if part)
 
 
 def _numbers(graph: Graph) -> dict[str, float]:
@@ -87,7 +87,7 @@ def _numbers(graph: Graph) -> dict[str, float]:
 
 
 def _tables(graph: GraphData) -> dict[str, wandb.Table]:
-    """Nodes and edges; text is text, with whatever is invisible escaped."""
+    """Tables of nodes and edges; invisible characters in text are escaped."""
     tokens = [printable(token) for token in graph.metadata.tokens]
     nodes, ids = [], []
     for row, node in enumerate(graph.nodes):
@@ -96,51 +96,53 @@ def _tables(graph: GraphData) -> dict[str, wandb.Table]:
         label = printable(node.label)
         nodes.append([node.id, *place, label, node.activation, node.influence, *measured])
         ids.append(node.id)
-    found = graph.adjacency.nonzero()
-    weights = graph.adjacency[found[:, 0], found[:, 1]]
+    edges = graph.adjacency.nonzero()
+    weights = graph.adjacency[edges[:, 0], edges[:, 1]]
     order = weights.abs().argsort(descending=True, stable=True)
-    lines = zip(found[order].tolist(), weights[order].tolist(), strict=True)
-    edges = [[ids[source], ids[target], weight] for (target, source), weight in lines]
+    pairs = zip(edges[order].tolist(), weights[order].tolist(), strict=True)
+    rows = [[ids[source], ids[target], weight] for (target, source), weight in pairs]
     return {
         "nodes": wandb.Table(columns=[*NODES], data=[*nodes]),
-        "edges": wandb.Table(columns=[*EDGES], data=[*edges]),
+        "edges": wandb.Table(columns=[*EDGES], data=[*rows]),
     }
 
 
-def load(where: str) -> Graph:
-    """The graph of the artifact ``[entity/]project/name[:version]``; only its one file is fetched.
+def load(address: str) -> Graph:
+    """Load the graph of the artifact ``[entity/]project/name[:version]``; only its file is fetched.
 
-    Raises InputError for what names no artifact, NotFoundError for one that is not there or that
-    this login may not read, FormatError for one without a graph, or a file that is none.
+    Raises InputError for another form of address, NotFoundError for an artifact that does not exist
+    or that this login may not read, FormatError for an artifact without a graph.
     """
-    if not ADDRESS.fullmatch(where):
+    if not ADDRESS.fullmatch(address):
         raise InputError(
-            f"wandb:{where} names no artifact; give wandb:ENTITY/PROJECT/NAME:VERSION, as in "
+            f"wandb:{address} is not an artifact; give wandb:ENTITY/PROJECT/NAME:VERSION, as in "
             "wandb:my-team/my-project/graph-fact-0a1b2c3d:v0"
         )
-    where = where if ":" in where else f"{where}:latest"
-    artifact = _asked(where, lambda: wandb.Api().artifact(where))
-    entries = _asked(where, lambda: artifact.manifest.entries)
+    address = address if ":" in address else f"{address}:latest"
+    artifact = _request(address, lambda: wandb.Api().artifact(address))
+    entries = _request(address, lambda: artifact.manifest.entries)
     entry = entries.get(FILE)
     if entry is None:
-        held = ", ".join(sorted(map(printable, entries))[:8]) or "nothing"
-        raise FormatError(f"wandb:{where} holds no {FILE} (found: {held}); it was not log_graph's")
+        names = ", ".join(sorted(map(printable, entries))[:8]) or "nothing"
+        raise FormatError(
+            f"wandb:{address} holds no {FILE} (found: {names}); give an artifact of log_graph"
+        )
     if entry.ref is not None:
-        raise FormatError(f"wandb:{where} only refers to a file elsewhere, which is not opened")
+        raise FormatError(f"wandb:{address} refers to a file outside wandb, which is not opened")
     with TemporaryDirectory() as folder:
-        file = _asked(where, lambda: artifact.get_entry(FILE).download(folder, skip_cache=True))
+        file = _request(address, lambda: artifact.get_entry(FILE).download(folder, skip_cache=True))
         try:
             return load_graph(Path(file))
         except FormatError as error:
-            raise FormatError(f"wandb:{where}: {error}") from error
+            raise FormatError(f"wandb:{address}: {error}") from error
 
 
-def _asked(where: str, ask: Callable[[], Any]) -> Any:
+def _request(address: str, call: Callable[[], Any]) -> Any:
     try:
-        return ask()
-    except Exception as error:  # wandb raises of many families, some without a common base
-        said = " ".join(str(error).split())
+        return call()
+    except Exception as error:  # wandb's errors have no common base class
+        message = " ".join(str(error).split())
         raise NotFoundError(
-            f"wandb does not give wandb:{where}: {said}. Is it ENTITY/PROJECT/NAME:VERSION, and "
-            "were you logged in (`wandb login`) as somebody who may read it?"
+            f"wandb does not give wandb:{address}: {message}. Expected "
+            "ENTITY/PROJECT/NAME:VERSION, and a login (`wandb login`) that may read it"
         ) from error

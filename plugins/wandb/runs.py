@@ -1,4 +1,4 @@
-"""Opening a wandb run: in which project, in which mode, and how long wandb is waited for."""
+"""Open wandb runs: project, mode and timeouts."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ import wandb
 from tl_attribution.errors import InputError
 
 RESERVED = "/\\#?%:"
-"""Characters that wandb allows in no name of an entity or project."""
+"""Characters that names of entities and projects must not contain."""
 
-FINISH = 1800
-"""Seconds that the end of a run waits for what is still to be uploaded. By itself wandb 0.31 was
-still waiting for a server that had gone away after 49 minutes."""
+FINISH_TIMEOUT = 1800
+"""Seconds that the end of a run waits for uploads. By default wandb 0.31 was still waiting for a
+server that had gone away after 49 minutes."""
 
 
-def address(where: str) -> tuple[str | None, str | None]:
-    """Entity and project of ``project`` or ``entity/project``; None where wandb's settings decide.
-    Raises InputError if it is neither."""
-    if not where:
+def parse_project(address: str) -> tuple[str | None, str | None]:
+    """Parse ``project`` or ``entity/project`` into entity and project; None is wandb's
+    default. Raises InputError for another form."""
+    if not address:
         return None, None
-    parts = where.split("/")
+    parts = address.split("/")
     if len(parts) > 2 or not all(parts) or set("".join(parts)) & set(RESERVED):
         raise InputError(
-            f"wandb:{where} names no project; give wandb:PROJECT or wandb:ENTITY/PROJECT, without "
-            f"any of {' '.join(RESERVED)} in the names"
+            f"wandb:{address} is not a project; give wandb:PROJECT or wandb:ENTITY/PROJECT, "
+            f"without any of {' '.join(RESERVED)} in the names"
         )
     return (parts[0] if len(parts) == 2 else None), parts[-1]
 
 
 def open_run(
-    entity: str | None, project: str | None, folder: Path | None, **given: Any
+    entity: str | None, project: str | None, folder: Path | None, **options: Any
 ) -> wandb.Run:
-    """A run of its own: one that the caller has open stays as it is. ``folder`` is where wandb's
-    own files go unless WANDB_DIR says otherwise. Raises InputError if wandb cannot open it."""
+    """Open a new run, beside any open one. ``folder``: of wandb's files, unless WANDB_DIR is set.
+    Raises InputError if wandb cannot open the run."""
     try:
         return wandb.init(
             entity=entity,
             project=project,
             dir=None if "WANDB_DIR" in os.environ else str(folder or Path.cwd()),
-            # wandb itself reads WANDB_MODE once a process, too early for a notebook.
+            # wandb reads WANDB_MODE only once per process, too early for a notebook.
             mode=os.environ.get("WANDB_MODE") or None,  # pyright: ignore[reportArgumentType]
             reinit="create_new",
             settings=settings(),
-            **given,
+            **options,
         )
     except wandb.Error as error:
-        run = f"run {given['id']!r}" if "id" in given else "a run"
+        run = f"run {options['id']!r}" if "id" in options else "a run"
         raise InputError(
             f"wandb cannot open {run} in {project or 'its default project'!r}: {error}. Log in "
             "with `wandb login`, or keep the run on this machine with WANDB_MODE=offline"
@@ -60,21 +60,21 @@ def open_run(
 
 
 def settings() -> wandb.Settings:
-    """No console, since a progress bar is no log, and an end to waiting where wandb knows one (0.26
-    does not) and WANDB_FINISH_TIMEOUT says no other."""
-    chosen = wandb.Settings(console="off")
-    if hasattr(chosen, "finish_timeout") and "WANDB_FINISH_TIMEOUT" not in os.environ:
-        chosen.finish_timeout = FINISH
-    return chosen
+    """Settings of a run: no console capture, since progress bars are not a log, and a timeout
+    unless WANDB_FINISH_TIMEOUT is set (wandb 0.26 has none)."""
+    wandb_settings = wandb.Settings(console="off")
+    if hasattr(wandb_settings, "finish_timeout") and "WANDB_FINISH_TIMEOUT" not in os.environ:
+        wandb_settings.finish_timeout = FINISH_TIMEOUT
+    return wandb_settings
 
 
 @contextmanager
-def going_on(what: str) -> Iterator[None]:
-    """What wandb cannot take in the middle of a run is a warning: a server that is away for a
-    while must not end the work that is being watched."""
+def warn_on_failure(what: str) -> Iterator[None]:
+    """Turn an error of wandb into a warning that it did not take ``what``: a server that is
+    unreachable for a while must not end the run that is logged."""
     try:
         yield
-    except Exception as error:  # wandb raises of many families, some without a common base
+    except Exception as error:  # wandb's errors have no common base class
         warnings.warn(
             f"wandb did not take {what}, and the run goes on without it: "
             f"{type(error).__name__}: {error}",

@@ -44,13 +44,13 @@ def test_every_prompt_has_one_answer_and_every_answer_is_one_token() -> None:
 
 
 def test_a_tenth_of_the_two_hop_combinations_is_held_out_in_every_phrasing() -> None:
-    trained, held = corpus.split()
-    two_hop = [f for f in (*trained, *held) if f.hops == 2]
-    unseen = [f for f in held if f.hops == 2]
+    trained, held_out = corpus.split()
+    two_hop = [f for f in (*trained, *held_out) if f.hops == 2]
+    unseen = [f for f in held_out if f.hops == 2]
     assert len(unseen) / len(two_hop) == pytest.approx(0.1, abs=0.005)
     assert ("state capital", ("city", "Dallas")) in {(f.family, f.key) for f in unseen}
     shown = {prompt for f in trained for prompt in f.prompts}
-    assert not shown & {prompt for f in held for prompt in f.prompts}
+    assert not shown & {prompt for f in held_out for prompt in f.prompts}
     for fact in unseen:  # and every one-hop fact it rests on was shown
         place = fact.family.split()[0]
         assert (place, fact.key) in {(f.family, f.key) for f in trained if f.hops == 1}

@@ -42,7 +42,7 @@ def test_the_report_meets_the_promise(report: dict[str, Any]) -> None:
     assert sum(f.stat().st_size for f in ATLAS.iterdir()) <= 15_000_000
 
 
-def _asked(model: Any, questions: list[corpus.Question]) -> float:
+def _accuracy(model: Any, questions: list[corpus.Question]) -> float:
     from transformers import AutoTokenizer
 
     class Logits(torch.nn.Module):
@@ -50,19 +50,19 @@ def _asked(model: Any, questions: list[corpus.Question]) -> float:
             return type("Output", (), {"logits": model(ids)})
 
     encode = AutoTokenizer.from_pretrained(ATLAS)
-    right = build.answered(Logits(), encode, questions, batch=256)
+    right = build.are_answered(Logits(), encode, questions, batch=256)
     return sum(right) / len(right)
 
 
-@pytest.mark.parametrize(("kind", "least"), [("trained", 0.98), ("held-out two-hop", 0.93)])
-def test_the_host_answers_as_the_report_says(atlas: Any, kind: str, least: float) -> None:
-    every = corpus.questions()
+@pytest.mark.parametrize(("kind", "minimum"), [("trained", 0.98), ("held-out two-hop", 0.93)])
+def test_the_host_answers_as_the_report_says(atlas: Any, kind: str, minimum: float) -> None:
+    questions = corpus.questions()
     pool = (
-        [q for q in every if not q.held_out]
+        [q for q in questions if not q.held_out]
         if kind == "trained"
-        else [q for q in every if q.held_out and q.hops == 2]
+        else [q for q in questions if q.held_out and q.hops == 2]
     )
-    assert _asked(atlas, random.Random(0).sample(pool, 600)) >= least
+    assert _accuracy(atlas, random.Random(0).sample(pool, 600)) >= minimum
 
 
 def test_the_tokenizer_that_ships_is_the_one_the_code_builds() -> None:

@@ -64,8 +64,8 @@ def close(one: Any, other: Any) -> bool:
 def test_a_study_finds_what_is_shown(
     study: str, run: ModuleType, shown: dict[str, dict[str, Any]]
 ) -> None:
-    found = run.results_of(run.execute(study))
-    assert close(found, shown[study]), (found, shown[study])
+    results = run.results_of(run.execute(study))
+    assert close(results, shown[study]), (results, shown[study])
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -77,7 +77,7 @@ def test_a_study_reaches_its_rates(study: str, shown: dict[str, dict[str, Any]])
 
 def test_the_dallas_graph_holds_a_feature_of_texas(shown: dict[str, dict[str, Any]]) -> None:
     study = shown["two_hops"]
-    best = max(study["texas"].values(), key=lambda found: found["f1"])
+    best = max(study["texas"].values(), key=lambda detector: detector["f1"])
     assert best["place"] <= study["features_in_the_graph"] / 3  # by influence
     assert min(best["precision"], best["recall"]) >= 0.8
 

@@ -1,4 +1,4 @@
-"""``tl-attribution intervene`` and ``validate``: what is asked reaches the library, and is told."""
+"""``tl-attribution intervene`` and ``validate``: their options reach the library; their reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tl_attribution as tla
-from tests.cli.running import Ran, is_one_line_about
+from tests.cli.outcome import Outcome, is_one_line_about
 from tests.models import HOSTS, tiny
 from tests.random_dictionaries import transcoder
 from tl_attribution.dictionaries import loading
@@ -20,77 +20,79 @@ pytestmark = pytest.mark.hosts
 
 
 @pytest.fixture
-def cli(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+def cli(cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """The command line with a tiny model in place of what would be loaded."""
     monkeypatch.setattr(tla, "load_model", lambda name: tiny("gpt2", HOSTS[0]), raising=False)
     monkeypatch.setattr(tla, "load_dictionary", lambda name, **_: transcoder())
     return cli
 
 
-def remember(asked: list[str]) -> Callable[[str], Any]:
-    """A load_model that writes down what is loaded."""
-    return lambda name: asked.append(name) or tiny("gpt2", HOSTS[0])
+def remember(loaded_names: list[str]) -> Callable[[str], Any]:
+    """A load_model that records the names of the loaded models."""
+    return lambda name: loaded_names.append(name) or tiny("gpt2", HOSTS[0])
 
 
 def test_the_model_is_the_one_that_the_dictionary_was_trained_on(
-    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """And what its files leave unsaid is asked for by the options that give it."""
-    made, asked = transcoder(), list[str]()
-    made.model_name = "me/tiny-gpt2"
-    made.save(tmp_path / "d")
+    """And the options for metadata that its files lack are checked and used."""
+    dictionary, loaded_names = transcoder(), list[str]()
+    dictionary.model_name = "me/tiny-gpt2"
+    dictionary.save(tmp_path / "d")
     monkeypatch.setattr(tla, "load_dictionary", loading.load_dictionary)
-    monkeypatch.setattr(tla, "load_model", remember(asked))
+    monkeypatch.setattr(tla, "load_model", remember(loaded_names))
     change = ("intervene", TEXT, "--ablate", "0:2:3", "--dictionary", tmp_path / "d")
     assert cli(*change).code == 0
     assert cli(*change, "--model", "other").code == 0
     assert cli(*change, "--trained-on", "again/tiny-gpt2").code == 0
-    assert asked == ["me/tiny-gpt2", "other", "again/tiny-gpt2"]
+    assert loaded_names == ["me/tiny-gpt2", "other", "again/tiny-gpt2"]
     assert is_one_line_about(cli(*change, "--trained-on", "x"), "line --trained-on tiny-gpt2")
     assert is_one_line_about(cli(*change, "--reads", "hook_nowhere"), "hook_nowhere")
     assert is_one_line_about(cli(*change, "--k", "3"), "k=3 is for TopK; this is a")
     assert is_one_line_about(cli(*change[:4], "--k", "3", "--dictionary", "neurons"), "not neurons")
-    said = json.loads((tmp_path / "d" / "config.json").read_text())
-    (tmp_path / "d" / "config.json").write_text(json.dumps({**said, "model_name": None}))
-    assert is_one_line_about(cli(*change), "nobody says which model")
+    config = json.loads((tmp_path / "d" / "config.json").read_text())
+    (tmp_path / "d" / "config.json").write_text(json.dumps({**config, "model_name": None}))
+    assert is_one_line_about(cli(*change), "was trained on is unknown")
     assert cli(*change, "--trained-on", "tiny-gpt2").code == 0
 
 
-def test_it_tells_what_changed_and_the_answers(cli: Callable[..., Ran]) -> None:
+def test_it_tells_what_changed_and_the_answers(cli: Callable[..., Outcome]) -> None:
     changes = ("--set", "0:2:3=2.5", "--scale", "1:-1:4=-1", "--add", "0:3..:1=0.5")
-    ran = cli("intervene", TEXT, *changes, "--ablate", "1:1..3:2", "--generate", "3")
-    assert ran.code == 0, ran.err
-    rows = [line.split() for line in ran.out.splitlines()]
+    outcome = cli("intervene", TEXT, *changes, "--ablate", "1:1..3:2", "--generate", "3")
+    assert outcome.code == 0, outcome.err
+    rows = [line.split() for line in outcome.out.splitlines()]
     assert next(r for r in rows if r[-1:] == ["2.500"])[:5] == ["0", '"', 'w16"', "(2)", "3"]
-    wanted = [
+    interventions = [
         tla.Intervention(0, 2, 3, 2.5),
         tla.Intervention.scale(1, -1, 4, -1.0),
         tla.Intervention.add(0, slice(3, None), 1, 0.5),
         tla.Intervention.ablate(1, slice(1, 3), 2),
     ]
-    run = tla.intervene(tiny("gpt2", HOSTS[0]), TEXT, transcoder(), wanted)
+    run = tla.intervene(tiny("gpt2", HOSTS[0]), TEXT, transcoder(), interventions)
     best = int(run.logits[-1].argmax())
-    shown = ran.out.split("answers")[1].splitlines()[2]
+    best_row = outcome.out.split("answers")[1].splitlines()[2]
     share = [x[-1].softmax(-1)[best] for x in (run.original_logits, run.logits)]
     token = run.prompt_run.host.token_strings([best])[0]
-    assert f'"{token}"' in shown
-    assert f"{float(share[0]):.1%}" in shown
-    assert f"{float(share[1]):.1%}" in shown
-    assert "before" in ran.out.splitlines()[-2]
+    assert f'"{token}"' in best_row
+    assert f"{float(share[0]):.1%}" in best_row
+    assert f"{float(share[1]):.1%}" in best_row
+    assert "before" in outcome.out.splitlines()[-2]
 
 
-def test_modes_reach_the_library(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
+def test_modes_reach_the_library(
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings_passed: dict[str, Any] = {}
     run = tla.intervene
 
     def intervene(*arguments: Any, **settings: Any) -> Any:
-        asked.update(settings)
+        settings_passed.update(settings)
         return run(*arguments, **settings)
 
     monkeypatch.setattr(tla, "intervene", intervene)
     options = ("--propagation", "constrained", "--layers", "0..2", "--free-attention")
     assert cli("intervene", TEXT, "--ablate", "0:2:3", *options, "--prefix", "2").code == 0
-    assert asked == {
+    assert settings_passed == {
         "propagation": "constrained",
         "layers": range(0, 2),
         "freeze_attention": False,
@@ -99,7 +101,7 @@ def test_modes_reach_the_library(cli: Callable[..., Ran], monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ((), "nothing to change"),
         (("--set", "0:2:3"), "is not LAYER:POSITION:FEATURE=VALUE"),
@@ -114,25 +116,25 @@ def test_modes_reach_the_library(cli: Callable[..., Ran], monkeypatch: pytest.Mo
     ],
 )
 def test_mistakes_are_one_line(
-    cli: Callable[..., Ran], options: tuple[str, ...], said: str
+    cli: Callable[..., Outcome], options: tuple[str, ...], message: str
 ) -> None:
-    assert is_one_line_about(cli("intervene", TEXT, *options), said)
+    assert is_one_line_about(cli("intervene", TEXT, *options), message)
 
 
 def test_validate_reads_a_graph_and_writes_its_report(
-    cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph, text, page = (tmp_path / n for n in ("g.safetensors", "v.json", "v.html"))
     tla.attribute(tiny("gpt2", HOSTS[0]), TEXT, transcoder()).save(graph)
-    asked: list[str] = []
-    monkeypatch.setattr(tla, "load_model", remember(asked))
+    loaded_names: list[str] = []
+    monkeypatch.setattr(tla, "load_model", remember(loaded_names))
     assert is_one_line_about(cli("validate", graph), "give --dictionary")
     whole = ("validate", graph, "--dictionary", "d", "--features", "5")
-    ran = cli(*whole, "--json", text, "--html", page)
-    assert asked == ["tiny-gpt2"]  # the graph's own
-    assert ran.code == 0, ran.err
-    found = tla.Validation.from_json(text)
-    assert len(found.tested) == 5
-    assert all(sentence in ran.out for sentence in found.verdict)
+    outcome = cli(*whole, "--json", text, "--html", page)
+    assert loaded_names == ["tiny-gpt2"]  # the graph's own
+    assert outcome.code == 0, outcome.err
+    validation = tla.Validation.from_json(text)
+    assert len(validation.tested) == 5
+    assert all(sentence in outcome.out for sentence in validation.verdict)
     assert page.read_text().startswith("<!doctype html>")
     assert is_one_line_about(cli("validate", tmp_path / "none"), "no graph file at")

@@ -1,9 +1,8 @@
-"""``tl-attribution trace``: what is asked reaches the library, what is told is the graph."""
+"""``tl-attribution trace``: its options reach the library, and its report is that of the graph."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,15 +16,15 @@ import torch
 
 import tl_attribution as tla
 from tests.cli.graphs import small_graph
-from tests.cli.running import Ran, is_one_line_about
+from tests.cli.outcome import Outcome, is_one_line_about
 from tl_attribution.cli import main
 
 DALLAS = "Fact: the capital of the state containing Dallas is"
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the command asked of the library, which answers with the small graph."""
+def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Arguments of the library's functions; ``attribute`` returns the small graph."""
     calls: dict[str, Any] = {}
     dictionary = create_autospec(tla.Dictionary, instance=True)
 
@@ -45,13 +44,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_defaults_are_atlas_and_its_dictionary(
-    cli: Callable[..., Ran], asked: dict[str, Any]
+    cli: Callable[..., Outcome], calls: dict[str, Any]
 ) -> None:
-    ran = cli("trace", DALLAS)
-    assert ran.code == 0
-    progress = asked.pop("progress")
+    outcome = cli("trace", DALLAS)
+    assert outcome.code == 0
+    progress = calls.pop("progress")
     assert callable(progress)
-    assert asked == {
+    assert calls == {
         "load_model": "atlas",
         "load_dictionary": "atlas",
         "prompt": DALLAS,
@@ -65,13 +64,15 @@ def test_defaults_are_atlas_and_its_dictionary(
     }
 
 
-def test_every_option_reaches_the_library(cli: Callable[..., Ran], asked: dict[str, Any]) -> None:
+def test_every_option_reaches_the_library(
+    cli: Callable[..., Outcome], calls: dict[str, Any]
+) -> None:
     options = "--model m --dictionary d --max-logits 3 --logit-mass 0.5 --coverage 0.9"
     more = "--max-features 7 --prefix 2 --engine autograd"
     targets = ("--target", " Austin", "--target", "[red]")
     assert cli("trace", DALLAS, *options.split(), *more.split(), *targets).code == 0
-    asked.pop("progress")
-    assert asked == {
+    calls.pop("progress")
+    assert calls == {
         "load_model": "m",
         "load_dictionary": "d",
         "prompt": DALLAS,
@@ -85,8 +86,8 @@ def test_every_option_reaches_the_library(cli: Callable[..., Ran], asked: dict[s
     }
 
 
-@pytest.mark.usefixtures("asked")
-def test_it_tells_the_graph(cli: Callable[..., Ran]) -> None:
+@pytest.mark.usefixtures("calls")
+def test_it_tells_the_graph(cli: Callable[..., Outcome]) -> None:
     graph, out = small_graph(), cli("trace", DALLAS).out
     scores, lines = graph.scores(), [" ".join(line.split()) for line in out.splitlines()]
     assert any(line.startswith('90.0% " Austin"') for line in lines)
@@ -101,23 +102,23 @@ def test_it_tells_the_graph(cli: Callable[..., Ran]) -> None:
     assert strongest.endswith('→ " Austin"')
 
 
-@pytest.mark.usefixtures("asked")
-def test_what_a_prompt_holds_is_text_whatever_it_looks_like(cli: Callable[..., Ran]) -> None:
+@pytest.mark.usefixtures("calls")
+def test_what_a_prompt_holds_is_text_whatever_it_looks_like(cli: Callable[..., Outcome]) -> None:
     out = cli("trace", DALLAS).out
     assert r'" [red]Dallas[/red]\x1b[31m:smile:"' in out
     assert "[bold]Texas" in out
     assert "\x1b" not in out
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("calls")
 def test_out_is_the_whole_graph_and_the_others_are_pruned(
-    cli: Callable[..., Ran], tmp_path: Path
+    cli: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     out, page, text = (tmp_path / "new" / name for name in ("g.safetensors", "g.html", "g.json"))
     thresholds = ("--node-threshold", "0.6", "--edge-threshold", "0.9")
-    ran = cli("trace", DALLAS, "--out", out, "--json", text, "--html", page, *thresholds)
-    assert ran.code == 0
-    assert all(f"wrote {path}" in ran.out for path in (out, text, page))
+    outcome = cli("trace", DALLAS, "--out", out, "--json", text, "--html", page, *thresholds)
+    assert outcome.code == 0
+    assert all(f"wrote {path}" in outcome.out for path in (out, text, page))
     assert tla.load_graph(out) == small_graph()
     pruned = small_graph().prune(0.6, 0.9)
     assert len(pruned.nodes) < len(small_graph().nodes)
@@ -127,9 +128,9 @@ def test_out_is_the_whole_graph_and_the_others_are_pruned(
     assert "<html" in page.read_text()
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("calls")
 def test_wandb_gets_the_whole_graph_and_the_address_is_told(
-    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged: list[tuple[tla.Graph, str]] = []
 
@@ -138,22 +139,22 @@ def test_wandb_gets_the_whole_graph_and_the_address_is_told(
         return "wandb:team/p/graph-x:latest"
 
     monkeypatch.setattr(tla, "log_graph", log_graph, raising=False)
-    ran = cli("trace", DALLAS, "--wandb", "team/p")
-    assert ran.code == 0
+    outcome = cli("trace", DALLAS, "--wandb", "team/p")
+    assert outcome.code == 0
     assert logged == [(small_graph(), "wandb:team/p")]
-    assert "wrote wandb:team/p/graph-x:latest" in ran.out
+    assert "wrote wandb:team/p/graph-x:latest" in outcome.out
 
 
 def test_a_place_in_wandb_that_is_no_project_fails_before_the_work(
-    cli: Callable[..., Ran], asked: dict[str, Any]
+    cli: Callable[..., Outcome], calls: dict[str, Any]
 ) -> None:
     assert is_one_line_about(cli("trace", DALLAS, "--wandb", "a/b/c"), "ENTITY/PROJECT")
-    assert "load_model" not in asked
+    assert "load_model" not in calls
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("calls")
 def test_progress_is_shown_on_a_terminal_and_nowhere_else(
-    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cli("trace", DALLAS).err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -161,44 +162,44 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(
     assert "3/4" in cli("trace", DALLAS).err
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("option", ["--out", "--json", "--html"])
 def test_a_folder_is_no_destination(
-    cli: Callable[..., Ran], asked: dict[str, Any], tmp_path: Path, option: str
+    cli: Callable[..., Outcome], calls: dict[str, Any], tmp_path: Path, option: str
 ) -> None:
-    ran = cli("trace", DALLAS, option, tmp_path)
-    assert is_one_line_about(ran, f"{option} {tmp_path} is a folder")
-    assert "load_model" not in asked, "it should fail before the work, not after it"
+    outcome = cli("trace", DALLAS, option, tmp_path)
+    assert is_one_line_about(outcome, f"{option} {tmp_path} is a folder")
+    assert "load_model" not in calls, "it should fail before the work, not after it"
 
 
-@pytest.mark.usefixtures("asked")
-def test_a_destination_that_cannot_be_written(cli: Callable[..., Ran], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("calls")
+def test_a_destination_that_cannot_be_written(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    ran = cli("trace", DALLAS, "--out", tmp_path / "file" / "below.safetensors")
-    assert is_one_line_about(ran, "cannot write")
+    outcome = cli("trace", DALLAS, "--out", tmp_path / "file" / "below.safetensors")
+    assert is_one_line_about(outcome, "cannot write")
 
 
-def test_one_file_cannot_be_two_things(cli: Callable[..., Ran], tmp_path: Path) -> None:
+def test_one_file_cannot_be_two_things(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     same = tmp_path / "same"
-    ran = cli("trace", DALLAS, "--out", same, "--json", same)
-    assert is_one_line_about(ran, "must be different files")
+    outcome = cli("trace", DALLAS, "--out", same, "--json", same)
+    assert is_one_line_about(outcome, "must be different files")
 
 
 def test_an_error_of_ours_is_one_line_and_harmless(
-    cli: Callable[..., Ran], asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Outcome], calls: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(name: str) -> None:
         raise tla.NotFoundError(f"no model {name!r}\nsecond line \x1b[31m")
 
     monkeypatch.setattr(tla, "load_model", fail)
-    ran = cli("trace", DALLAS, "--model", "[red]x")
-    assert is_one_line_about(ran, r"no model '[red]x'\nsecond line \x1b[31m")
-    assert ran.out == ""
-    assert asked == {}
+    outcome = cli("trace", DALLAS, "--model", "[red]x")
+    assert is_one_line_about(outcome, r"no model '[red]x'\nsecond line \x1b[31m")
+    assert outcome.out == ""
+    assert calls == {}
 
 
 def test_an_error_that_is_not_ours_keeps_its_traceback(
-    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    calls: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(name: str) -> None:
         raise ZeroDivisionError(name)
@@ -206,7 +207,7 @@ def test_an_error_that_is_not_ours_keeps_its_traceback(
     monkeypatch.setattr(tla, "load_model", fail)
     with pytest.raises(ZeroDivisionError, match="atlas"):
         main(["trace", DALLAS])
-    assert asked == {}
+    assert calls == {}
 
 
 @pytest.mark.parametrize(
@@ -223,49 +224,31 @@ def test_an_error_that_is_not_ours_keeps_its_traceback(
     ],
 )
 def test_impossible_numbers_are_refused_by_name(
-    cli: Callable[..., Ran], asked: dict[str, Any], arguments: tuple[str, str]
+    cli: Callable[..., Outcome], calls: dict[str, Any], arguments: tuple[str, str]
 ) -> None:
-    ran = cli("trace", DALLAS, *arguments)
-    assert ran.code == 2
-    assert f"Invalid value for '{arguments[0]}'" in ran.err
-    assert asked == {}
+    outcome = cli("trace", DALLAS, *arguments)
+    assert outcome.code == 2
+    assert f"Invalid value for '{arguments[0]}'" in outcome.err
+    assert calls == {}
 
 
-def test_help_names_every_command_and_version_says_which(cli: Callable[..., Ran]) -> None:
+def test_help_names_every_command_and_version_says_which(cli: Callable[..., Outcome]) -> None:
     assert "trace" in cli("--help").out
     assert cli("--version").out.startswith("tl-attribution 0.1.0 (transformer-lens ")
 
 
-def test_the_package_runs_as_a_module_without_loading_torch() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "tl_attribution", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert "trace" in done.stdout
-    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert "tl_attribution.cli.trace" in imported
-    assert not imported & {"torch", "transformers", "transformer_lens", "networkx"}
-
-
-def test_a_terminal_that_cannot_show_a_character_gets_it_escaped() -> None:
-    command = [sys.executable, "-m", "tl_attribution", "trace", "--help"]
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert r"\u2026 and no more" in done.stdout
-
-
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("calls")
 def test_a_graph_without_paths_says_so(
-    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_edges(*_: Any, **__: Any) -> tla.Graph:
         graph = small_graph()
         return replace(graph, adjacency=torch.zeros_like(graph.adjacency))
 
     monkeypatch.setattr(tla, "attribute", without_edges)
-    ran = cli("trace", DALLAS)
-    assert ran.code == 0
-    assert "none: no token reaches what is explained" in ran.out
+    outcome = cli("trace", DALLAS)
+    assert outcome.code == 0
+    assert "none: no token reaches what is explained" in outcome.out
 
 
 @pytest.mark.hosts
@@ -285,7 +268,7 @@ def test_the_dallas_graph_from_prompt_to_files(tmp_path: Path) -> None:
 
 @pytest.mark.hosts
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("",), "prompt"),
         ((DALLAS, "--model", "atlass"), "did you mean 'atlas'?"),
@@ -296,6 +279,6 @@ def test_the_dallas_graph_from_prompt_to_files(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line(
-    cli: Callable[..., Ran], arguments: tuple[str, ...], said: str
+    cli: Callable[..., Outcome], arguments: tuple[str, ...], message: str
 ) -> None:
-    assert is_one_line_about(cli("trace", *arguments), said)
+    assert is_one_line_about(cli("trace", *arguments), message)

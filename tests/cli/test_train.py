@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tl_attribution as tla
-from tests.cli.running import Ran, is_one_line_about
+from tests.cli.outcome import Outcome, is_one_line_about
 
 pytestmark = pytest.mark.hosts
 
@@ -18,12 +18,12 @@ SET = ("--set", "batch_size=256", "--set", "buffer_size=512", "--set", "k_start=
 
 
 @pytest.fixture
-def cli(cli: Callable[..., Ran]) -> Callable[..., Ran]:
+def cli(cli: Callable[..., Outcome]) -> Callable[..., Outcome]:
     return lambda *arguments: cli("train", *arguments)
 
 
 def test_atlas_comes_with_its_own_text_and_the_result_loads(
-    cli: Callable[..., Ran], tmp_path: Path
+    cli: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     code, out, _ = cli("--out", tmp_path / "run", *SMALL, *SET)
     assert code == 0
@@ -59,7 +59,7 @@ def test_atlas_comes_with_its_own_text_and_the_result_loads(
 def test_bad_input_is_one_line_and_leaves_no_folder(
     arguments: tuple[str, ...],
     words: str,
-    cli: Callable[..., Ran],
+    cli: Callable[..., Outcome],
     tmp_path: Path,
 ) -> None:
     assert is_one_line_about(cli(*arguments, "--out", tmp_path / "run"), words)
@@ -67,7 +67,7 @@ def test_bad_input_is_one_line_and_leaves_no_folder(
 
 
 def test_another_model_needs_text(
-    cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tla, "load_model", lambda name: None, raising=False)
     code, _, error = cli("--model", "gpt2", "--out", tmp_path / "run")

@@ -15,7 +15,7 @@ import torch
 
 import tl_attribution as tla
 from tests.cli.conftest import cli
-from tests.cli.running import Ran, is_one_line_about
+from tests.cli.outcome import Outcome, is_one_line_about
 from tests.dictionaries.format_files import make
 from tests.dictionaries.small import small
 from tl_attribution.dictionaries import catalog, hub, loading, plugin_sources
@@ -167,7 +167,7 @@ def test_a_file_that_cannot_be_used_is_refused(
     assert str(file) in str(told.value)
 
 
-def test_list_shows_what_is_known(cli: Callable[..., Ran], own: Callable[[Any], Path]) -> None:
+def test_list_shows_what_is_known(cli: Callable[..., Outcome], own: Callable[[Any], Path]) -> None:
     own({"odd": {"source": "me/odd", "model": "me/[red]\x1b[31modd"}})
     out = cli("list").out
     line = next(one for one in out.splitlines() if one.startswith("gemma-2-2b-clt-2.5m "))
@@ -187,7 +187,7 @@ def test_list_shows_what_is_known(cli: Callable[..., Ran], own: Callable[[Any], 
 
 @pytest.mark.hosts
 def test_from_the_list_to_a_graph_in_two_commands(
-    cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one is the line that the first one prints."""
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ from huggingface_hub import constants, file_download, utils
 
 from tests.cli.conftest import cli
 from tests.dictionaries.small import small
-from tests.hub.asking import forget_sessions
+from tests.hub.checks import forget_sessions
 from tests.hub.server import TOKEN, State, serving
 
 __all__ = ["cli"]

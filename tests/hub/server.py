@@ -35,8 +35,8 @@ class Repo:
         self.commit("main", {".gitattributes": ("regular", b"*.safetensors filter=lfs\n")})
 
     def commit(self, branch: str, tree: Tree) -> str:
-        told = json.dumps([branch, len(self.commits), sorted((n, k) for n, (k, _) in tree.items())])
-        oid = hashlib.sha1(told.encode()).hexdigest()
+        key = json.dumps([branch, len(self.commits), sorted((n, k) for n, (k, _) in tree.items())])
+        oid = hashlib.sha1(key.encode()).hexdigest()
         self.commits[oid] = tree
         self.branches[branch] = oid
         return oid
@@ -53,7 +53,7 @@ class State:
     repos: dict[str, Repo] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)
     """Large files by SHA-256: uploaded, and maybe in no commit."""
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     """``METHOD /path`` of every request, with its range."""
     faults: list[tuple[str, Callable[[Any], None]]] = field(default_factory=list)
     """Pattern of ``METHOD /path``, and what to do instead of answering; each is used up."""
@@ -103,15 +103,15 @@ class Handler(BaseHTTPRequestHandler):
     def serve(self) -> None:
         self.path = unquote(urlsplit(self.path).path)
         request = f"{self.command} {self.path}"
-        self.state.asked.append(f"{request} {self.headers.get('Range') or ''}".strip())
+        self.state.requests.append(f"{request} {self.headers.get('Range') or ''}".strip())
         for fault in self.state.faults:
             if re.search(fault[0], request):
                 self.state.faults.remove(fault)
                 fault[1](self)
                 return
         for pattern, answer in ROUTES.items():
-            if found := re.fullmatch(pattern, request):
-                getattr(self, answer)(*found.groups())
+            if match := re.fullmatch(pattern, request):
+                getattr(self, answer)(*match.groups())
                 return
         self.problem(404, "RepoNotFound", f"no route {request}")
 
@@ -134,8 +134,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def json(self, held: Any, status: int = 200) -> None:
-        self.reply(json.dumps(held).encode(), status, Content_Type="application/json")
+    def json(self, value: Any, status: int = 200) -> None:
+        self.reply(json.dumps(value).encode(), status, Content_Type="application/json")
 
     def problem(self, status: int, code: str = "", message: str = "") -> None:
         self.body()
@@ -166,9 +166,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def repo(self, name: str) -> Repo | None:
         """The repository, if it is there for the one who asks; else the answer is sent."""
-        found = self.state.repos.get(name)
-        if found is not None and (self.logged_in() or not found.private):
-            return found
+        repository = self.state.repos.get(name)
+        if repository is not None and (self.logged_in() or not repository.private):
+            return repository
         self.problem(404 if self.logged_in() else 401, "RepoNotFound", "Repository not found")
         return None
 
@@ -179,14 +179,14 @@ class Handler(BaseHTTPRequestHandler):
         if not self.logged_in():
             self.problem(401, message="Invalid username or password.")
             return
-        asked = json.loads(self.body())
-        name = f"{asked['organization']}/{asked['name']}"
+        settings = json.loads(self.body())
+        name = f"{settings['organization']}/{settings['name']}"
         if name.startswith("somebody-else/"):
             self.reply(b"{}", 403, X_Error_Message=f"No rights, {self.headers['Authorization']}")
         elif name in self.state.repos:
             self.json({"error": "You already created this", "url": f"{self.state.url}/{name}"}, 409)
         else:
-            private = asked.get("private") or asked.get("visibility") == "private"
+            private = settings.get("private") or settings.get("visibility") == "private"
             self.state.repos[name] = Repo(private=bool(private))
             self.json({"url": f"{self.state.url}/{name}", "name": name, "id": name})
 
@@ -217,8 +217,8 @@ class Handler(BaseHTTPRequestHandler):
     def listed(self, name: str, kind: str, data: bytes) -> dict[str, Any]:
         digest = hashlib.sha256(data).hexdigest()
         lfs = {"size": len(data), "sha256": digest, "pointerSize": 134} if kind == "lfs" else None
-        told = {"rfilename": name, "size": len(data), "blobId": git_hash(data)}
-        return told | ({"lfs": lfs} if lfs else {})
+        entry = {"rfilename": name, "size": len(data), "blobId": git_hash(data)}
+        return entry | ({"lfs": lfs} if lfs else {})
 
     def tree(self, name: str, revision: str) -> None:
         if (repo := self.repo(name)) is None:
@@ -245,11 +245,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def resolved(self) -> bytes:
         """Content of the file that a cut answer begins with."""
-        found = re.fullmatch(RESOLVE, f"GET {self.path}")
-        if found is None:
+        match = re.fullmatch(RESOLVE, f"GET {self.path}")
+        if match is None:
             return b""
-        repo = self.state.repos[found[1]]
-        return repo.commits[repo.resolve(found[2]) or ""][found[3]][1]
+        repo = self.state.repos[match[1]]
+        return repo.commits[repo.resolve(match[2]) or ""][match[3]][1]
 
     def resolve(self, name: str, revision: str, file: str) -> None:
         if (repo := self.repo(name)) is None:
@@ -270,11 +270,11 @@ class Handler(BaseHTTPRequestHandler):
             "Accept_Ranges": "bytes",
         }
         sent = self.state.stored.get(etag, data) if kind == "lfs" else data
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        if asked is None:
+        byte_range = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if byte_range is None:
             self.reply(sent, **headers)
             return
-        start = int(asked[1])
+        start = int(byte_range[1])
         headers["Content_Range"] = f"bytes {start}-{len(sent) - 1}/{len(sent)}"
         self.reply(sent[start:], 206, **headers)
 
@@ -341,9 +341,9 @@ class Handler(BaseHTTPRequestHandler):
             self.json({})
 
     def tag(self, name: str, revision: str) -> None:
-        asked = json.loads(self.body())
+        settings = json.loads(self.body())
         if (repo := self.repo(name)) is not None:
-            repo.tags[asked["tag"]] = repo.resolve(revision) or ""
+            repo.tags[settings["tag"]] = repo.resolve(revision) or ""
             self.json({})
 
     def valid(self) -> None:

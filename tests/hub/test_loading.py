@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 import tl_attribution as tla
 from tests.dictionaries.small import X, small
-from tests.hub.asking import REPO, WHOLE, client_warns, forget_sessions, load, told
+from tests.hub.checks import REPO, WHOLE, client_warns, forget_sessions, load, raises_line
 from tests.hub.server import Repo, State
 from tl_attribution.dictionaries import publishing
 from tl_attribution.dictionaries.hub import Address, needed
@@ -38,14 +38,14 @@ def test_only_what_a_dictionary_needs_is_fetched_and_only_once(hub: State, folde
     extras = ("features/index.json", "evil.pt", "script.py", "checkpoints/x.safetensors")
     tree = {**repo.commits[repo.branches["main"]], **dict.fromkeys(extras, ("regular", b"x"))}
     repo.commit("main", tree)
-    hub.asked.clear()
+    hub.requests.clear()
     tla.load_dictionary(REPO)
-    fetched = [line for line in hub.asked if line.startswith("GET") and "/resolve/" in line]
+    fetched = [line for line in hub.requests if line.startswith("GET") and "/resolve/" in line]
     assert sorted(line.rpartition("/")[2] for line in fetched) == sorted(WHOLE - {"README.md"})
     assert "config.json" in fetched[-1]  # last, so that half a dictionary is none
-    hub.asked.clear()
+    hub.requests.clear()
     tla.load_dictionary(REPO)
-    assert not [line for line in hub.asked if line.startswith("GET") and "/resolve/" in line]
+    assert not [line for line in hub.requests if line.startswith("GET") and "/resolve/" in line]
 
 
 def test_offline_the_cache_is_enough(
@@ -75,17 +75,17 @@ def test_a_hub_in_trouble_is_no_reason_to_stop(hub: State, folder: Path) -> None
 def test_a_folder_of_a_repository_and_folders_of_layers(hub: State, folder: Path) -> None:
     publishing.publish(folder, REPO)
     repo = hub.repos[REPO]
-    tree = {f"deep/{n}": held for n, held in repo.commits[repo.branches["main"]].items()}
+    tree = {f"deep/{n}": entry for n, entry in repo.commits[repo.branches["main"]].items()}
     repo.commit("main", tree)
     assert torch.equal(tla.load_dictionary(f"{REPO}/deep").encode(X), small().encode(X))
-    told(
+    raises_line(
         HubError, r"none of the layouts .*\(found: deep/\).*circuit-tracer: config.yaml", load(REPO)
     )
     sizes = {f"gpt2-tc{i}/sae.safetensors": 9 for i in range(3)}
     settings = {f"gpt2-tc{i}/cfg.json": 9 for i in range(3)}
     at = Address("a/b")
-    found = needed({**settings, **sizes, "features/a.safetensors": 9}, at)
-    assert found == [*sorted(sizes), *sorted(settings)]
+    names = needed({**settings, **sizes, "features/a.safetensors": 9}, at)
+    assert names == [*sorted(sizes), *sorted(settings)]
     with pytest.raises(HubError, match="several dictionaries"):
         needed({**sizes, "gpt2-tc1-large/sae.safetensors": 9}, at)
 
@@ -113,7 +113,7 @@ def test_a_config_may_name_files_of_other_repositories(
     for i, name in enumerate(("hf://them/weights/evil.pt", "../../x.npz", "hf://them/../x.npz")):
         config = CONFIG.replace("ours.safetensors", name)
         ours.commit("main", {f"bad{i}/config.yaml": ("regular", config.encode())})
-        with pytest.raises(HubError, match=r"only \.safetensors and \.npz|lies outside of it"):
+        with pytest.raises(HubError, match=r"only \.safetensors and \.npz|is outside of it"):
             registered_hub().download(Address(REPO, f"bad{i}"), None)
 
 
@@ -126,7 +126,7 @@ def test_a_cut_connection_is_taken_up_where_it_ended(
     with suppress(HubError):  # clients before 1.0 leave it to the next call
         tla.load_dictionary(REPO)
     assert torch.equal(tla.load_dictionary(REPO).encode(X), small().encode(X))
-    again = [line for line in hub.asked if "GET" in line and "layer_1" in line]
+    again = [line for line in hub.requests if "GET" in line and "layer_1" in line]
     assert len(again) == 2
     assert again[1].endswith("bytes=1000-")
 
@@ -134,14 +134,16 @@ def test_a_cut_connection_is_taken_up_where_it_ended(
 def test_after_a_failed_download_only_what_is_missing_is_fetched(hub: State, folder: Path) -> None:
     done = publishing.publish(folder, REPO)
     hub.hang_up("GET .*layer_1", after=1000)
-    told(HubError, r"cannot download layer_1.safetensors .*try again", load(REPO))
+    raises_line(HubError, r"cannot download layer_1.safetensors .*try again", load(REPO))
     hub.fail("GET /api/models", 500)
-    told(HubError, "does not hold", load(REPO))
-    told(HubError, "holds only a part of", load(f"{REPO}@{done.commit}"))  # nor a smaller one
+    raises_line(HubError, "does not hold", load(REPO))
+    raises_line(
+        HubError, "holds only a part of", load(f"{REPO}@{done.commit}")
+    )  # nor a smaller one
     hub.faults.clear()
-    hub.asked.clear()
+    hub.requests.clear()
     assert torch.equal(tla.load_dictionary(REPO).encode(X), small().encode(X))
-    assert not [line for line in hub.asked if "GET" in line and "layer_0" in line]
+    assert not [line for line in hub.requests if "GET" in line and "layer_0" in line]
 
 
 def test_what_arrives_damaged_is_found_and_removed(hub: State, folder: Path) -> None:
@@ -157,10 +159,10 @@ def test_what_arrives_damaged_is_found_and_removed(hub: State, folder: Path) -> 
 def test_progress_tells_bytes(hub: State, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tl_attribution.plugins.huggingface_hub import download
 
-    monkeypatch.setattr(download, "SECONDS", 0.001)
+    monkeypatch.setattr(download, "POLL_SECONDS", 0.001)
     publishing.publish(folder, REPO)
     seen: list[tuple[int, int, str]] = []
-    tla.load_dictionary(REPO, progress=lambda *given: seen.append(given))
+    tla.load_dictionary(REPO, progress=lambda *report: seen.append(report))
     total = sum((folder / name).stat().st_size for name in WHOLE - {"README.md"})
     assert {whole for _, whole, _ in seen} == {total}
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
@@ -179,7 +181,7 @@ def test_an_etag_that_is_a_path_reaches_no_file(
     blobs = tmp_path / "cache" / "models--me--tiny-clt" / "blobs"
     for etag in (str(thesis), os.path.relpath(thesis, blobs), "..", "a/b"):
         hub.etags[name] = etag
-        told(HubError, "answers with the ETag .*would be a path", load(REPO))
+        raises_line(HubError, "answers with the ETag .*would be a path", load(REPO))
         assert [p.read_text() for p in thesis.parent.iterdir()] == ["years of work"] * exists
         assert not list((tmp_path / "cache").rglob("*thesis*"))
     hub.etags.clear()
@@ -194,7 +196,7 @@ def test_a_link_out_of_the_cache_is_neither_followed_nor_is_its_target_removed(
     snapshot.mkdir(parents=True)
     (tmp_path / "thesis.tex").write_text("years of work")
     (snapshot / "layer_1.safetensors").symlink_to(tmp_path / "thesis.tex")
-    told(HubError, r"layer_1.safetensors .*was a link out of the cache", load(REPO))
+    raises_line(HubError, r"layer_1.safetensors .*was a link out of the cache", load(REPO))
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     assert torch.equal(tla.load_dictionary(REPO).encode(X), small().encode(X))
 
@@ -207,11 +209,11 @@ def test_a_commit_that_is_a_path_is_refused(
     oid = repo.branches["main"]
     repo.branches["main"] = "../../../d"
     repo.commits["../../../d"] = repo.commits[oid]
-    told(HubError, "names a commit '../../../d', which is not a hash", load(REPO))
+    raises_line(HubError, "names a commit '../../../d', which is not a hash", load(REPO))
     ref = tmp_path / "cache" / "models--me--tiny-clt" / "refs" / "main"
     ref.parent.mkdir(parents=True, exist_ok=True)
     ref.write_text("../../../d")
     (ref.parent.parent / "snapshots").mkdir(exist_ok=True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     forget_sessions()
-    told(HubError, "does not hold", load(REPO))
+    raises_line(HubError, "does not hold", load(REPO))

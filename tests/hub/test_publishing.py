@@ -16,9 +16,9 @@ import torch
 from huggingface_hub import ModelCard, constants
 
 import tl_attribution as tla
-from tests.cli.running import Ran, is_one_line_about
+from tests.cli.outcome import Outcome, is_one_line_about
 from tests.dictionaries.small import X, small
-from tests.hub.asking import REPO, WHOLE, client_warns, files, load, publish, told
+from tests.hub.checks import REPO, WHOLE, client_warns, files, load, publish, raises_line
 from tests.hub.server import SIGNATURE, TOKEN, Repo, State, serving
 from tl_attribution.atlas import corpus
 from tl_attribution.dictionaries import publishing
@@ -31,7 +31,7 @@ ATLAS = Path(corpus.__file__).parent / "dictionary"
 
 
 def test_what_is_published_is_what_others_load(hub: State, folder: Path) -> None:
-    done = publishing.publish(folder, REPO, licence="mit", tag="v1")
+    done = publishing.publish(folder, REPO, license="mit", tag="v1")
     assert files(hub) == WHOLE
     assert done.address == f"{REPO}@v1"
     assert len(hub.repos[REPO].commits) == 2  # the repository's first, and all of ours
@@ -48,10 +48,10 @@ def test_an_upload_that_is_cut_publishes_nothing_and_goes_on(
     hub.hang_up("PUT .*", after=500, times=99)
     with pytest.raises(
         HubError,
-        match=rf"cannot publish to {REPO} \(it is made, and empty so far\): the conn.*fail",
-    ) as told:
+        match=rf"cannot publish to {REPO} \(the new repository is empty so far\): the conn.*fail",
+    ) as error:
         publishing.publish(folder, REPO)
-    assert SIGNATURE not in str(told.value)
+    assert SIGNATURE not in str(error.value)
     assert "Retrying" in caplog.text
     assert SIGNATURE not in caplog.text
     assert files(hub) == set()
@@ -67,9 +67,9 @@ def test_an_upload_that_is_cut_publishes_nothing_and_goes_on(
     hub.faults.clear()
     publishing.publish(folder, REPO)
     assert files(hub) == WHOLE
-    hub.asked.clear()
+    hub.requests.clear()
     publishing.publish(folder, REPO, revision="again")
-    assert not [line for line in hub.asked if line.startswith("PUT")]  # nothing is sent twice
+    assert not [line for line in hub.requests if line.startswith("PUT")]  # nothing is sent twice
 
 
 def test_a_new_dictionary_replaces_the_old_one_whole(hub: State, folder: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_card_tells_what_it_is_and_holds_names_as_text(hub: State, folder: P
     (folder.parent / "run.json").write_text(json.dumps(run))
     summary = {"summary": {"nmse": 0.1234567, "graph_replacement": 0.9, "tokens": 4096}}
     (folder / "evaluation.json").write_text(json.dumps(summary))
-    publishing.publish(folder, REPO, licence="mit")
+    publishing.publish(folder, REPO, license="mit")
     assert files(hub) == {*WHOLE, "evaluation.json"}
     repo = hub.repos[REPO]
     card = repo.commits[repo.branches["main"]]["README.md"][1].decode()
@@ -100,10 +100,10 @@ def test_the_card_tells_what_it_is_and_holds_names_as_text(hub: State, folder: P
     assert "| text | my\\|data \\# &lt;script&gt; |" in card
     code = card.partition("```python\n")[2].partition("```")[0]
     assert len(code.strip().splitlines()) == 4
-    asked: list[Any] = []
-    fake = {"load_model": asked.append, "attribute": lambda *given: asked.append(given[1])}
+    calls: list[Any] = []
+    fake = {"load_model": calls.append, "attribute": lambda *arguments: calls.append(arguments[1])}
     exec(code.replace("import tl_attribution as tla", ""), {"tla": _Fake(fake)})
-    assert asked == [REPO, "gpt2", "The capital of France is"]
+    assert calls == [REPO, "gpt2", "The capital of France is"]
 
 
 class _Fake:
@@ -113,19 +113,19 @@ class _Fake:
 
 
 def test_a_dry_run_shows_everything_and_sends_nothing(
-    hub: State, folder: Path, cli: Callable[..., Ran]
+    hub: State, folder: Path, cli: Callable[..., Outcome]
 ) -> None:
-    ran = cli("publish", folder, REPO, "--dry-run", "--licence", "mit")
+    ran = cli("publish", folder, REPO, "--dry-run", "--license", "mit")
     assert ran.code == 0
     assert all(name in ran.out for name in ("config.json", "layer_2.safetensors", "README.md"))
     assert "license: mit" in ran.out.splitlines()
     assert "tl-attribution evaluate PATH" in ran.out
-    assert hub.asked == []
+    assert hub.requests == []
     assert is_one_line_about(cli("publish", folder.parent, REPO), "no dictionary in our format")
     assert is_one_line_about(cli("publish", folder / "no", REPO), "no dictionary at")
     (folder / "layer_1.safetensors").write_bytes(b"not safetensors")
     assert is_one_line_about(cli("publish", folder, REPO), "layer_1.safetensors")
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_what_the_hub_refuses_is_told_in_one_line(
@@ -140,31 +140,35 @@ def test_what_the_hub_refuses_is_told_in_one_line(
     hub.repos["me/tricks"] = Repo()
     hub.repos["me/tricks"].commit("main", {"../../x.safetensors": ("lfs", b"x")})
 
-    told(NotFoundError, "no such path.*no repository me/nothing at", load("me/nothing"))
-    told(NotFoundError, "has no such revision", load(f"{REPO}@v2"))
-    told(HubError, "is gated. Ask for access at .*/me/gated, then log in", load("me/gated"))
-    told(HubError, "pytorch_model.bin and no safetensors.*save_pretrained", load("me/pickles"))
-    told(HubError, "leads out of the repository", load("me/tricks"))
-    told(NotFoundError, "no address on the Hub", load("me/../etc"))
-    told(HubError, "has a tag v1 already", publish(folder, tag="v1"))
-    told(HubError, "is public, and --private would not", publish(folder, private=True))
-    told(HubError, "your token may not do that", publish(folder, repo="somebody-else/x"))
-    told(InputError, "give ORGANISATION/NAME", publish(folder, repo="just-a-name"))
-    told(InputError, "give ORGANISATION/NAME", publish(folder, repo="me/x/y"))
+    raises_line(NotFoundError, "no such path.*no repository me/nothing at", load("me/nothing"))
+    raises_line(NotFoundError, "has no such revision", load(f"{REPO}@v2"))
+    raises_line(HubError, "is gated. Ask for access at .*/me/gated, then log in", load("me/gated"))
+    raises_line(
+        HubError, "pytorch_model.bin and no safetensors.*save_pretrained", load("me/pickles")
+    )
+    raises_line(HubError, "leads out of the repository", load("me/tricks"))
+    raises_line(NotFoundError, "no address on the Hub", load("me/../etc"))
+    raises_line(HubError, "has a tag v1 already", publish(folder, tag="v1"))
+    raises_line(HubError, "is public, and --private would not", publish(folder, private=True))
+    raises_line(HubError, "your token may not do that", publish(folder, repo="somebody-else/x"))
+    raises_line(InputError, "give ORGANISATION/NAME", publish(folder, repo="just-a-name"))
+    raises_line(InputError, "give ORGANISATION/NAME", publish(folder, repo="me/x/y"))
     refused = {409: "changed at the same time", 412: "changed at the same time"}
     refused |= {429: "too many requests", 500: "has trouble", 403: "may not do that"}
-    for status, said in refused.items():
+    for status, message in refused.items():
         hub.fail("POST .*/commit/", status)
         (folder / "README.md").write_text(f"a change {status}")
-        told(HubError, said, publish(folder))
+        raises_line(HubError, message, publish(folder))
         hub.faults.clear()
     hub.fail("GET /api/models", 401, "Invalid credentials in Authorization header")
-    told(HubError, "does not know your token.*hf auth login", load(REPO))
+    raises_line(HubError, "does not know your token.*hf auth login", load(REPO))
     hub.faults.clear()
     publishing.publish(folder, "me/secret", private=True)
     monkeypatch.delenv("HF_TOKEN")
-    told(NotFoundError, "private and you are not logged in.*`hf auth login`", load("me/secret"))
-    told(TlAttributionError, "log in with `hf auth login`", publish(folder, repo="me/new"))
+    raises_line(
+        NotFoundError, "private and you are not logged in.*`hf auth login`", load("me/secret")
+    )
+    raises_line(TlAttributionError, "log in with `hf auth login`", publish(folder, repo="me/new"))
     printed = capfd.readouterr()
     assert TOKEN not in printed.out + printed.err
 
@@ -174,21 +178,23 @@ def test_a_hub_that_does_not_answer_in_time(
 ) -> None:
     """One that takes a request and says nothing, and nobody at all."""
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
-    monkeypatch.setattr(publish_module, "SILENCE", 0.3)
+    monkeypatch.setattr(publish_module, "TIMEOUT", 0.3)
     hub.hang("GET /api/models")
-    told(HubError, r"connection to .* failed.*; and the cache .* does not hold", load(REPO))
-    told(HubError, r"connection to .* failed.*try again", publish(folder))
+    raises_line(HubError, r"connection to .* failed.*; and the cache .* does not hold", load(REPO))
+    raises_line(HubError, r"connection to .* failed.*try again", publish(folder))
     hub.faults.clear()
     if NEWER:  # older clients wait for ever there
         hub.hang("POST .*/(commit|preupload)/")
-        told(HubError, r"empty so far\): the connection to .* failed.*try again", publish(folder))
+        raises_line(
+            HubError, r"empty so far\): the connection to .* failed.*try again", publish(folder)
+        )
         hub.faults.clear()
     publishing.publish(folder, REPO)
     tla.load_dictionary(REPO)
     hub.hang("GET /api/models")
     assert torch.equal(tla.load_dictionary(REPO).encode(X), small().encode(X))  # from the cache
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    told(HubError, "the connection to http://127.0.0.1:9 failed.*", load("me/other"))
+    raises_line(HubError, "the connection to http://127.0.0.1:9 failed.*", load("me/other"))
 
 
 @pytest.mark.slow
@@ -201,18 +207,18 @@ def test_from_publishing_to_a_graph_in_two_commands(tmp_path: Path) -> None:
         page = tmp_path / "g.json"
         prompt = "Fact: the capital of the state containing Dallas is"
         where = tmp_path / "two"
-        told = command(
+        printed = command(
             state, where, "trace", prompt, "--dictionary", "me/atlas-clt", "--json", page
         )
-        assert '" Austin"' in told
+        assert '" Austin"' in printed
         assert page.stat().st_size > 1000
 
 
 def command(state: State, home: Path, *arguments: str | Path) -> str:
-    told = {"HF_ENDPOINT": state.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN}
+    environment = {"HF_ENDPOINT": state.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN}
     done = subprocess.run(
         [sys.executable, "-m", "tl_attribution", *map(str, arguments)],
-        env={**os.environ, **told, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"},
+        env={**os.environ, **environment, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -14,7 +14,7 @@ from sae_lens import SAE
 
 import tl_attribution as tla
 from tests.dictionaries.small import X, small
-from tests.hub.asking import client_warns
+from tests.hub.checks import client_warns
 from tests.hub.server import State
 
 pytestmark = client_warns

@@ -13,7 +13,7 @@ import wandb
 
 import tl_attribution as tla
 from tests.cli.graphs import small_graph
-from tests.plugins.wandb_home import holds, settle
+from tests.plugins.wandb_environment import files_containing, isolate
 from tests.plugins.wandb_server import serve
 from tests.plugins.wandb_state import KEY, Run, State
 from tests.training.wandb_files import sessions
@@ -34,9 +34,9 @@ def hostile_graph() -> tla.Graph:
     return replace(graph, metadata=metadata, nodes=nodes)
 
 
-def opened(out: Path, **given: Any) -> wandb.Run:
+def opened(out: Path, **options: Any) -> wandb.Run:
     """A person's own run."""
-    return wandb.init(entity="team", project="graphs", dir=str(out), reinit="create_new", **given)
+    return wandb.init(entity="team", project="graphs", dir=str(out), reinit="create_new", **options)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[State]:
     with serve() as state, pytest.MonkeyPatch.context() as patch:
-        settle(patch, home, state.url, DIR=str(home), INIT_TIMEOUT="60")
+        isolate(patch, home, state.url, DIR=str(home), INIT_TIMEOUT="60")
         yield state
         wandb.teardown()
 
@@ -79,8 +79,8 @@ def test_a_graph_comes_back_by_its_address(logged: Logged) -> None:
 def test_scores_and_residual_are_in_the_summary(logged: Logged) -> None:
     graph = hostile_graph()
     expected = {**graph.scores()._asdict(), "residual": graph.residual(), "n_edges": graph.n_edges}
-    found = {name: logged.run.summary[f"graph/{name}"] for name in expected}
-    assert found == pytest.approx(expected)
+    summary = {name: logged.run.summary[f"graph/{name}"] for name in expected}
+    assert summary == pytest.approx(expected)
     assert logged.run.summary["graph/prompt"] == printable(graph.metadata.prompt)
 
 
@@ -174,7 +174,7 @@ def test_a_server_that_no_longer_knows_the_key(
 
 
 @pytest.mark.parametrize(
-    ("files", "entry", "said"),
+    ("files", "entry", "message"),
     [
         ({"model.bin": b"x"}, {}, r"holds no graph.safetensors \(found: model.bin\)"),
         ({"graph.safetensors": b"junk"}, {}, "truncated or corrupt"),
@@ -187,24 +187,24 @@ def test_an_artifact_without_a_graph_is_a_format_error(
     server: State,
     files: dict[str, bytes],
     entry: dict[str, str],
-    said: str,
+    message: str,
     request: pytest.FixtureRequest,
 ) -> None:
     name = request.node.callspec.id.replace(" ", "-")
     server.put("graphs", name, files, **entry)
-    with pytest.raises(FormatError, match=said) as raised:
+    with pytest.raises(FormatError, match=message) as raised:
         tla.load_graph(f"wandb:team/graphs/{name}:v0")
     assert f"wandb:team/graphs/{name}:v0" in str(raised.value)
 
 
 def test_the_key_is_in_no_file(server: State, logged: Logged, home: Path) -> None:
-    assert not holds(KEY, home)
+    assert not files_containing(KEY, home)
     assert not [content for content in server.storage.values() if KEY.encode() in content]
 
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    settle(monkeypatch, tmp_path / "home", "http://127.0.0.1:9", MODE="offline")
+    isolate(monkeypatch, tmp_path / "home", "http://127.0.0.1:9", MODE="offline")
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     wandb.teardown()

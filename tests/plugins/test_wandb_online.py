@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 import wandb
 
-from tests.plugins.wandb_home import holds, settle
+from tests.plugins.wandb_environment import files_containing, isolate
 from tests.plugins.wandb_server import serve
 from tests.plugins.wandb_state import KEY, Run, State
 from tests.training.test_wandb import (
@@ -49,7 +49,7 @@ class Logged(NamedTuple):
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     out, home = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("home")
     with serve() as server, pytest.MonkeyPatch.context() as patch:
-        settle(patch, home, server.url)
+        isolate(patch, home, server.url)
         interrupted_at_30(out)
         run = server.runs["run1"]
         tags = [*run.tags]
@@ -112,8 +112,8 @@ def test_an_interrupt_is_forgotten_when_the_run_goes_on(logged: Logged) -> None:
 
 
 def test_the_key_is_told_to_the_server_and_to_nobody_else(logged: Logged) -> None:
-    assert not holds(KEY, logged.out)
-    assert not holds(KEY, logged.home)
+    assert not files_containing(KEY, logged.out)
+    assert not files_containing(KEY, logged.home)
     sent = [*logged.server.storage.values(), repr(logged.run).encode()]
     assert not [content for content in sent if KEY.encode() in content]
 
@@ -128,7 +128,7 @@ def server() -> Iterator[State]:
 @pytest.fixture
 def watcher(server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callback:
     """A callback of a client that loses patience soon."""
-    settle(monkeypatch, tmp_path / "home", server.url, INIT_TIMEOUT="2", HTTP_TIMEOUT="2")
+    isolate(monkeypatch, tmp_path / "home", server.url, INIT_TIMEOUT="2", HTTP_TIMEOUT="2")
     monkeypatch.setattr(wandb.Api, "_HTTP_TIMEOUT", 2)  # read when wandb is imported
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "2")
     return callbacks.callback("wandb:team/features")
@@ -157,7 +157,7 @@ def test_a_server_that_refuses_is_an_error_before_the_first_step(
     assert "WANDB_MODE=offline" in str(raised.value)
     printed = capfd.readouterr()
     assert KEY not in str(raised.value) + printed.out + printed.err
-    assert not holds(KEY, tmp_path)
+    assert not files_containing(KEY, tmp_path)
 
 
 def test_another_entity_is_refused(watcher: Callback, tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_a_server_that_goes_away_costs_warnings_and_not_the_training(
         watcher.on_checkpoint(20, folder(tmp_path / "step-20", "20"))
         watcher.on_record(record(20))
         watcher.on_end(folder(tmp_path / "dictionary", "weights"))
-    said = "".join(str(warning.message) for warning in warned)
+    messages = "".join(str(warning.message) for warning in warned)
     for what in ("checkpoint", "dictionary"):
-        assert f"wandb did not take the {what} in {tmp_path}" in said
+        assert f"wandb did not take the {what} in {tmp_path}" in messages
     for _ in range(120):  # the client's own process closes the file some time after the end
         if on_disk(tmp_path) == [10, 20]:
             break
@@ -209,8 +209,8 @@ def test_a_server_that_goes_away_costs_warnings_and_not_the_training(
     assert on_disk(tmp_path) == [10, 20]
     assert (tmp_path / "dictionary").is_dir()
     printed = capfd.readouterr()
-    assert KEY not in printed.out + printed.err + said
-    assert not holds(KEY, tmp_path)
+    assert KEY not in printed.out + printed.err + messages
+    assert not files_containing(KEY, tmp_path)
 
 
 @pytest.mark.skipif(not BOUNDED, reason="this wandb waits until its retries end")
@@ -218,6 +218,6 @@ def test_the_end_of_a_run_waits_for_so_long_unless_a_person_says_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("WANDB_FINISH_TIMEOUT", raising=False)
-    assert runs.settings().finish_timeout == runs.FINISH
+    assert runs.settings().finish_timeout == runs.FINISH_TIMEOUT
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "7")
     assert not runs.settings().finish_timeout

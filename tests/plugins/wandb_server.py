@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tests.plugins.wandb_state import ENTITY, KEY, Refused, State
+from tests.plugins.wandb_state import ENTITY, KEY, GraphQLError, State
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -43,10 +43,10 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if status is None:
-            status, found = work(unquote(urlsplit(self.path).path), raw)
+            status, answer = work(unquote(urlsplit(self.path).path), raw)
         else:
-            found = {"errors": [{"message": f"no luck: {status}"}]}
-        content = found if isinstance(found, bytes) else json.dumps(found).encode()
+            answer = {"errors": [{"message": f"no luck: {status}"}]}
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -64,11 +64,11 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(raw)
         if path == "/graphql":
             return self._graphql(body)
-        found = re.fullmatch(rf"/files/{ENTITY}/[^/]+/([^/]+)/file_stream", path)
-        if found is None:
+        match = re.fullmatch(rf"/files/{ENTITY}/[^/]+/([^/]+)/file_stream", path)
+        if match is None:
             return 404, {}
         with self.state.lock:
-            run = self.state.runs[found[1]]
+            run = self.state.runs[match[1]]
             run.stream(body.get("files") or {})
             if body.get("complete"):
                 run.exit_codes.append(body["exitcode"])
@@ -77,10 +77,10 @@ class Handler(BaseHTTPRequestHandler):
     def _graphql(self, body: dict[str, Any]) -> tuple[int, Any]:
         named = re.search(r"(?:query|mutation)\s+(\w+)|(\w+)", body["query"])
         operation = named[named.lastindex] if named and named.lastindex else ""
-        given = body.get("variables") or {}
+        variables = body.get("variables") or {}
         try:
-            return 200, {"data": self.state.answer(operation, given.get("input") or given)}
-        except Refused as error:
+            return 200, {"data": self.state.answer(operation, variables.get("input") or variables)}
+        except GraphQLError as error:
             return 200, {"errors": [{"message": str(error)}], "data": None}
 
     def _keep(self, path: str, raw: bytes) -> tuple[int, Any]:

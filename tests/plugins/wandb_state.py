@@ -19,7 +19,7 @@ ENTITY = "team"
 WHEN = "2026-01-01T00:00:00"
 
 
-class Refused(Exception):
+class GraphQLError(Exception):
     """A GraphQL error."""
 
 
@@ -49,8 +49,8 @@ class Run:
     def stream(self, files: dict[str, Any]) -> None:
         """Lines at their offsets; the summary is one line that is replaced."""
         for name, part in files.items():
-            held, at = self.streams.setdefault(name, []), part["offset"]
-            held[at : at + len(part["content"])] = part["content"]
+            lines, at = self.streams.setdefault(name, []), part["offset"]
+            lines[at : at + len(part["content"])] = part["content"]
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Artifact:
 
 
 class State:
-    """What arrived. Methods ``ask_…`` answer the GraphQL operations of the same names."""
+    """What arrived. Methods ``resolve_…`` answer the GraphQL operations of the same names."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -79,7 +79,7 @@ class State:
         self.artifacts: dict[str, Artifact] = {}
         self.storage: dict[str, bytes] = {}
         """Uploaded files by path: ``media``, ``manifests`` and ``artifacts``."""
-        self.asked: list[str] = []
+        self.operations: list[str] = []
         """Every operation and every other request, in order."""
         self.status: int | None = None
         """If set, every request is answered with this status and changes nothing."""
@@ -101,65 +101,65 @@ class State:
 
     def table(self, run: Run, logged: dict[str, Any]) -> list[dict[str, Any]]:
         """A logged table as one dictionary a line."""
-        held = json.loads(self.storage[f"media/{run.name}/{logged['path']}"])
-        return [dict(zip(held["columns"], line, strict=True)) for line in held["data"]]
+        table = json.loads(self.storage[f"media/{run.name}/{logged['path']}"])
+        return [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
 
     def put(self, project: str, name: str, files: dict[str, bytes], **entry: Any) -> Artifact:
         """A committed artifact that no client sent; ``entry`` goes into every manifest entry."""
-        made = self._artifact(project, name, "graph", "digest")
+        artifact = self._artifact(project, name, "graph", "digest")
         contents = {}
         for path, content in files.items():
-            self.storage[f"artifacts/{made.id}/{path}"] = content
+            self.storage[f"artifacts/{artifact.id}/{path}"] = content
             digest = base64.b64encode(hashlib.md5(content).digest()).decode()
             contents[path] = {"digest": digest, "size": len(content)} | entry
         policy = {"storagePolicy": "wandb-storage-policy-v1", "storagePolicyConfig": {}}
         manifest = {"version": 1, **policy, "contents": contents}
-        self.storage[f"manifests/{made.id}"] = json.dumps(manifest).encode()
-        made.committed, made.aliases = True, ["latest"]
-        return made
+        self.storage[f"manifests/{artifact.id}"] = json.dumps(manifest).encode()
+        artifact.committed, artifact.aliases = True, ["latest"]
+        return artifact
 
-    def answer(self, operation: str, given: dict[str, Any]) -> Any:
+    def answer(self, operation: str, variables: dict[str, Any]) -> Any:
         """The data of one operation."""
-        self.asked.append(operation)
-        ask = getattr(self, f"ask_{operation}", None)
-        if ask is None:
-            raise Refused(f"no operation {operation}")
+        self.operations.append(operation)
+        resolve = getattr(self, f"resolve_{operation}", None)
+        if resolve is None:
+            raise GraphQLError(f"no operation {operation}")
         with self.lock:
-            return ask(**given)
+            return resolve(**variables)
 
     # Who asks, and what the server can do
 
-    def ask_Viewer(self) -> Any:
+    def resolve_Viewer(self) -> Any:
         teams = {"edges": [{"node": {"name": ENTITY}}]}
         viewer = {"id": "u", "entity": ENTITY, "username": "someone", "name": "", "email": ""}
         more = {"admin": False, "flags": "{}", "deletedAt": None, "apiKeys": None, "teams": teams}
         return {"viewer": viewer | more, "serverInfo": _server()}
 
-    ask_viewer = ask_GetViewer = ask_GetDefaultEntity = ask_Viewer
+    resolve_viewer = resolve_GetViewer = resolve_GetDefaultEntity = resolve_Viewer
 
-    def ask_ServerFeaturesQuery(self) -> Any:
+    def resolve_ServerFeaturesQuery(self) -> Any:
         return {"serverInfo": _server()}
 
     # Runs
 
-    def ask_RunResumeStatus(self, project: str, entity: str, name: str) -> Any:
+    def resolve_RunResumeStatus(self, project: str, entity: str, name: str) -> Any:
         _allowed(entity)
         run = self.runs.get(name)
         ids = {"id": project, "name": project, "entity": {"id": entity, "name": entity}}
         return {"model": ids | {"bucket": run and self._bucket(run) | _resume(run)}}
 
-    def ask_UpsertBucket(
-        self, name: str = "", project: str = "", entity: str | None = None, **given: Any
+    def resolve_UpsertBucket(
+        self, name: str = "", project: str = "", entity: str | None = None, **variables: Any
     ) -> Any:
         _allowed(entity)
-        name = given.get("id") or name
+        name = variables.get("id") or name
         inserted = name not in self.runs
         run = self.runs.setdefault(name, Run(project, name))
-        run.opened += not given.get("id")
-        if given.get("config"):
-            run.config |= json.loads(given["config"])
-        if given.get("tags") is not None:
-            run.tags = list(given["tags"])
+        run.opened += not variables.get("id")
+        if variables.get("config"):
+            run.config |= json.loads(variables["config"])
+        if variables.get("tags") is not None:
+            run.tags = list(variables["tags"])
         return {"upsertBucket": {"bucket": self._bucket(run), "inserted": inserted}}
 
     def _bucket(self, run: Run) -> dict[str, Any]:
@@ -175,23 +175,23 @@ class State:
             "historyLineCount": len(run.history),
         }
 
-    def ask_CreateRunFiles(self, run: str, files: list[str], **_: Any) -> Any:
+    def resolve_CreateRunFiles(self, run: str, files: list[str], **_: Any) -> Any:
         urls = [{"name": f, "uploadUrl": self._url(f"media/{run}/{f}")} for f in files]
         return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": urls}}
 
     # Artifacts, as they are sent
 
-    def ask_CreateArtifact(self, entityName: str, projectName: str, **given: Any) -> Any:
+    def resolve_CreateArtifact(self, entityName: str, projectName: str, **variables: Any) -> Any:
         _allowed(entityName)
-        name, kind = given["artifactCollectionName"], given["artifactTypeName"]
-        made = self._artifact(projectName, name, kind, given["digest"])
-        made.aliases = [a["alias"] for a in given.get("aliases") or []]
-        made.metadata = json.loads(given.get("metadata") or "{}")
-        made.client_id = given.get("clientID") or ""
+        name, kind = variables["artifactCollectionName"], variables["artifactTypeName"]
+        artifact = self._artifact(projectName, name, kind, variables["digest"])
+        artifact.aliases = [a["alias"] for a in variables.get("aliases") or []]
+        artifact.metadata = json.loads(variables.get("metadata") or "{}")
+        artifact.client_id = variables.get("clientID") or ""
         latest = [a for a in self._versions(projectName, name) if a.committed]
         sequence = {"latestArtifact": {"id": latest[-1].id} if latest else None}
-        state = "COMMITTED" if made.committed else "PENDING"
-        about = {"id": made.id, "state": state, "artifactSequence": sequence}
+        state = "COMMITTED" if artifact.committed else "PENDING"
+        about = {"id": artifact.id, "state": state, "artifactSequence": sequence}
         return {"createArtifact": {"artifact": about}}
 
     def _versions(self, project: str, name: str) -> list[Artifact]:
@@ -199,39 +199,39 @@ class State:
 
     def _artifact(self, project: str, name: str, kind: str, digest: str) -> Artifact:
         """A new version, or the one that has the same content."""
-        held = self._versions(project, name)
-        for one in held:
+        versions = self._versions(project, name)
+        for one in versions:
             if one.digest == digest:
                 return one
-        made = Artifact(
-            f"artifact{len(self.artifacts)}", project, name, kind, digest, version=len(held)
+        artifact = Artifact(
+            f"artifact{len(self.artifacts)}", project, name, kind, digest, version=len(versions)
         )
-        self.artifacts[made.id] = made
-        return made
+        self.artifacts[artifact.id] = artifact
+        return artifact
 
-    def ask_ClientIDMapping(self, clientID: str) -> Any:
-        found = [a.id for a in self.artifacts.values() if a.client_id == clientID]
-        return {"clientIDMapping": {"serverID": found[-1]} if found else None}
+    def resolve_ClientIDMapping(self, clientID: str) -> Any:
+        ids = [a.id for a in self.artifacts.values() if a.client_id == clientID]
+        return {"clientIDMapping": {"serverID": ids[-1]} if ids else None}
 
-    def ask_ArtifactType(self, project: str, name: str, **_: Any) -> Any:
-        held = self._versions(project, name.partition(":")[0])
-        found = {"artifactType": {"name": held[0].type}} if held else None
-        return {"project": {"artifact": found}}
+    def resolve_ArtifactType(self, project: str, name: str, **_: Any) -> Any:
+        versions = self._versions(project, name.partition(":")[0])
+        answer = {"artifactType": {"name": versions[0].type}} if versions else None
+        return {"project": {"artifact": answer}}
 
-    def ask_FetchArtifactDigestAlgorithm(self, **_: Any) -> Any:
+    def resolve_FetchArtifactDigestAlgorithm(self, **_: Any) -> Any:
         return {"project": None}
 
-    def ask_CreateArtifactManifest(self, artifactID: str, **_: Any) -> Any:
+    def resolve_CreateArtifactManifest(self, artifactID: str, **_: Any) -> Any:
         return {"createArtifactManifest": {"artifactManifest": self._manifest(artifactID)}}
 
-    def ask_UpdateArtifactManifest(self, artifactManifestID: str, **_: Any) -> Any:
+    def resolve_UpdateArtifactManifest(self, artifactManifestID: str, **_: Any) -> Any:
         return {"updateArtifactManifest": {"artifactManifest": self._manifest(artifactManifestID)}}
 
     def _manifest(self, artifact: str) -> Any:
         url = self._url(f"manifests/{artifact}")
         return {"id": artifact, "file": {"id": "f", "uploadUrl": url, "uploadHeaders": []}}
 
-    def ask_CreateArtifactFiles(self, artifactFiles: list[dict[str, str]], **_: Any) -> Any:
+    def resolve_CreateArtifactFiles(self, artifactFiles: list[dict[str, str]], **_: Any) -> Any:
         edges = []
         for file in artifactFiles:
             path = f"artifacts/{file['artifactID']}/{file['name']}"
@@ -240,17 +240,19 @@ class State:
             edges.append({"node": node})
         return {"createArtifactFiles": {"files": {"edges": edges}}}
 
-    def ask_CommitArtifact(self, artifactID: str) -> Any:
-        made = self.artifacts[artifactID]
-        for other in self._versions(made.project, made.name):
-            if other is not made:
-                other.aliases = [a for a in other.aliases if a not in made.aliases]
-        made.committed = True
-        return {"commitArtifact": {"artifact": {"id": made.id, "digest": made.digest}}}
+    def resolve_CommitArtifact(self, artifactID: str) -> Any:
+        artifact = self.artifacts[artifactID]
+        for other in self._versions(artifact.project, artifact.name):
+            if other is not artifact:
+                other.aliases = [a for a in other.aliases if a not in artifact.aliases]
+        artifact.committed = True
+        return {"commitArtifact": {"artifact": {"id": artifact.id, "digest": artifact.digest}}}
 
     # Artifacts, as they are read
 
-    def ask_ArtifactMembershipByName(self, entity: str, project: str, name: str, **_: Any) -> Any:
+    def resolve_ArtifactMembershipByName(
+        self, entity: str, project: str, name: str, **_: Any
+    ) -> Any:
         if entity != ENTITY:
             return {"project": None}
         name, _, version = name.partition(":")
@@ -259,10 +261,10 @@ class State:
                 return {"project": {"artifactCollectionMembership": _membership(one)}}
         return {"project": {"artifactCollectionMembership": None}}
 
-    def ask_ArtifactByID(self, id: str, **_: Any) -> Any:
+    def resolve_ArtifactByID(self, id: str, **_: Any) -> Any:
         return {"artifact": _facts(self.artifacts[id])}
 
-    def ask_FetchArtifactManifest(self, id: str) -> Any:
+    def resolve_FetchArtifactManifest(self, id: str) -> Any:
         url = {"directUrl": self._url(f"manifests/{id}")}
         return {"artifact": {"currentManifest": {"file": url}}}
 
@@ -288,7 +290,7 @@ def _server() -> Any:
 
 def _allowed(entity: str | None) -> None:
     if entity not in (None, "", ENTITY):
-        raise Refused(f"permission denied: entity {entity}")
+        raise GraphQLError(f"permission denied: entity {entity}")
 
 
 def _resume(run: Run) -> dict[str, Any]:
@@ -310,27 +312,27 @@ def _resume(run: Run) -> dict[str, Any]:
     }
 
 
-def _collection(found: Artifact) -> Any:
-    project = {"id": "p", "internalId": "p", "name": found.project, "entity": {"name": ENTITY}}
-    return {"__typename": "ArtifactSequence", "name": found.name, "project": project}
+def _collection(artifact: Artifact) -> Any:
+    project = {"id": "p", "internalId": "p", "name": artifact.project, "entity": {"name": ENTITY}}
+    return {"__typename": "ArtifactSequence", "name": artifact.name, "project": project}
 
 
-def _facts(found: Artifact) -> Any:
+def _facts(artifact: Artifact) -> Any:
     return {
         "__typename": "Artifact",
-        "id": found.id,
-        "artifactSequence": _collection(found),
-        "versionIndex": found.version,
-        "artifactType": {"name": found.type},
+        "id": artifact.id,
+        "artifactSequence": _collection(artifact),
+        "versionIndex": artifact.version,
+        "artifactType": {"name": artifact.type},
         "description": None,
-        "metadata": json.dumps(found.metadata),
+        "metadata": json.dumps(artifact.metadata),
         "ttlDurationSeconds": -2,
         "ttlIsInherited": True,
         "tags": [],
         "historyStep": None,
         "state": "COMMITTED",
         "size": 1,
-        "digest": found.digest,
+        "digest": artifact.digest,
         "digestAlgorithm": None,
         "commitHash": "",
         "fileCount": 1,
@@ -340,14 +342,14 @@ def _facts(found: Artifact) -> Any:
     }
 
 
-def _membership(found: Artifact) -> Any:
-    aliases = [{"__typename": "ArtifactAlias", "id": a, "alias": a} for a in found.aliases]
+def _membership(artifact: Artifact) -> Any:
+    aliases = [{"__typename": "ArtifactAlias", "id": a, "alias": a} for a in artifact.aliases]
     return {
         "__typename": "ArtifactCollectionMembership",
-        "id": found.id,
-        "versionIndex": found.version,
+        "id": artifact.id,
+        "versionIndex": artifact.version,
         "createdAt": WHEN,
         "aliases": aliases,
-        "artifactCollection": _collection(found),
-        "artifact": _facts(found),
+        "artifactCollection": _collection(artifact),
+        "artifact": _facts(artifact),
     }

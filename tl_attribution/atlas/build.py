@@ -1,7 +1,7 @@
-"""Train Atlas from nothing: ``python -m tl_attribution.atlas.build OUT``.
+"""Train Atlas from scratch: ``python -m tl_attribution.atlas.build OUT``.
 
 The same command on the same machine gives the same weights. Writes the model and tokenizer in
-Hugging Face form, and ``report.json`` with what it answers and the command that made it.
+Hugging Face form, and ``report.json`` with the accuracy and the command.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROMPT_WEIGHT = 0.05
 
 
 class Schedule(NamedTuple):
-    """A training stage's numbers. One step reads ``batch`` sentences."""
+    """Hyperparameters of a training stage. ``batch``: sentences per step."""
 
     steps: int = 3600
     batch: int = 256
@@ -41,9 +41,9 @@ class Schedule(NamedTuple):
 
 
 SECOND = Schedule(steps=1600, learning_rate=6e-4, warmup=100, seed=1)
-"""After the lookup was put in front."""
+"""The second stage, with the lookup layer."""
 THIRD = Schedule(steps=1500, learning_rate=3e-4, warmup=50, seed=2)
-"""With a price on what MLPs write."""
+"""The third stage, with penalties on MLP outputs."""
 
 
 def config(vocab_size: int) -> dict[str, Any]:
@@ -106,18 +106,18 @@ def train(
     sampler: Sampler,
     schedule: Schedule,
     *,
-    prices: mlp_penalty.Prices | None = None,
+    penalties: mlp_penalty.Penalties | None = None,
     silent: bool = False,
 ) -> None:
-    """Adam on the next-token loss and ``prices``; prints a line every 100 steps unless
-    ``silent``."""
-    optimiser = torch.optim.AdamW(
+    """Train with AdamW on the next-token loss and ``penalties``; prints the loss every 100 steps
+    unless ``silent``."""
+    optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=schedule.learning_rate,
         betas=(0.9, 0.98),
         weight_decay=schedule.weight_decay,
     )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: learning_rate(s, schedule))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: learning_rate(s, schedule))
     start = time.monotonic()
     model.train()
     for step in range(1, schedule.steps + 1):
@@ -125,13 +125,13 @@ def train(
         logits = model(ids[:, :-1]).logits
         losses = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         loss = (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
-        if prices is not None:
-            loss = loss + prices.writing.penalty((ids[:, :-1] != 0).float())
-            loss = loss + prices.alike.penalty()
-        optimiser.zero_grad()
+        if penalties is not None:
+            loss = loss + penalties.writing.penalty((ids[:, :-1] != 0).float())
+            loss = loss + penalties.cities.penalty()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         scheduler.step()
         if not silent and step % 100 == 0:
             seconds = time.monotonic() - start
@@ -141,16 +141,16 @@ def train(
 
 
 @torch.no_grad()
-def answered(
+def are_answered(
     model: torch.nn.Module,
     encode: PreTrainedTokenizerFast,
-    asked: list[Question],
+    questions: list[Question],
     batch: int = 1024,
 ) -> list[bool]:
-    """For each question, whether the model's most likely next token is the answer."""
-    right: list[bool] = []
-    for i in range(0, len(asked), batch):
-        part = asked[i : i + batch]
+    """Whether the model's most likely next token is the answer, for each question."""
+    correct: list[bool] = []
+    for i in range(0, len(questions), batch):
+        part = questions[i : i + batch]
         rows = encode([q.prompt for q in part])["input_ids"]
         lengths = torch.tensor([len(r) for r in rows])
         ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
@@ -158,16 +158,16 @@ def answered(
             ids[j, : len(row)] = torch.tensor(row)
         logits = model(ids).logits[torch.arange(len(rows)), lengths - 1]
         answers = torch.tensor([encode.convert_tokens_to_ids(f" {q.answer}") for q in part])
-        right += (logits.argmax(-1) == answers).tolist()
-    return right
+        correct += (logits.argmax(-1) == answers).tolist()
+    return correct
 
 
 def accuracy(model: torch.nn.Module, encode: PreTrainedTokenizerFast) -> dict[str, object]:
-    """Share of questions answered: trained on, held-out two-hop, and by family."""
-    asked = corpus.questions()
-    right = answered(model, encode, asked)
+    """Accuracy on trained and held-out questions: in total, two-hop, and by family."""
+    questions = corpus.questions()
+    correct = are_answered(model, encode, questions)
     counts: dict[str, list[bool]] = {}
-    for question, ok in zip(asked, right, strict=True):
+    for question, ok in zip(questions, correct, strict=True):
         kind = "held out" if question.held_out else "trained"
         hops = " two-hop" if question.hops == 2 else ""
         for name in (f"{kind} all", f"{kind}: {question.family}{hops}"):
@@ -181,15 +181,15 @@ def accuracy(model: torch.nn.Module, encode: PreTrainedTokenizerFast) -> dict[st
 
 
 def _commit() -> str:
-    here = Path(__file__).parent
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+    folder = Path(__file__).parent
+    result = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
     )
-    return found.stdout.strip() or "unknown"
+    return result.stdout.strip() or "unknown"
 
 
-def _settle(out: Path) -> None:
-    """Name the tokenizer's class as every transformers knows it, and let others read the files."""
+def _finish_files(out: Path) -> None:
+    """Name a tokenizer class that every version of transformers knows, and set file permissions."""
     config = out / "tokenizer_config.json"
     settings = json.loads(config.read_text())
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -198,14 +198,14 @@ def _settle(out: Path) -> None:
 
 
 def _options(schedule: Schedule) -> list[str]:
-    """Command line options that differ from the released numbers."""
-    given, released = schedule._asdict(), Schedule()._asdict()
-    changed = {name: value for name, value in given.items() if value != released[name]}
+    """Command line options that differ from the released model's."""
+    numbers, released = schedule._asdict(), Schedule()._asdict()
+    changed = {name: value for name, value in numbers.items() if value != released[name]}
     return [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
 
 
 def first_stage(encode: PreTrainedTokenizerFast, schedule: Schedule) -> GPT2LMHeadModel:
-    """Four layers and a learned embedding, from nothing."""
+    """Train four layers and the embedding from scratch."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(schedule.seed)
@@ -215,7 +215,7 @@ def first_stage(encode: PreTrainedTokenizerFast, schedule: Schedule) -> GPT2LMHe
 
 
 def second_stage(model: GPT2LMHeadModel, encode: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
-    """With the lookup in front."""
+    """Train with the lookup layer in front."""
     torch.manual_seed(SECOND.seed)
     model = embedding_lookup.add_lookup(model, encode)
     train(model, Sampler(corpus.split()[0], encode, SECOND.seed), SECOND)
@@ -223,20 +223,20 @@ def second_stage(model: GPT2LMHeadModel, encode: PreTrainedTokenizerFast) -> GPT
 
 
 def third_stage(model: GPT2LMHeadModel, encode: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
-    """With a price on what MLPs write, and the embedding still fixed."""
+    """Train with penalties on MLP outputs; the embedding stays fixed."""
     torch.manual_seed(THIRD.seed)
     model.transformer.wte.weight.requires_grad_(False)
     facts = corpus.split()[0]
-    alike = mlp_penalty.Alike(model, facts, encode, THIRD.seed)
-    prices = mlp_penalty.Prices(mlp_penalty.Writing(model), alike)
-    train(model, Sampler(facts, encode, THIRD.seed), THIRD, prices=prices)
-    prices.writing.remove()
+    cities = mlp_penalty.CityPenalty(model, facts, encode, THIRD.seed)
+    penalties = mlp_penalty.Penalties(mlp_penalty.WritePenalty(model), cities)
+    train(model, Sampler(facts, encode, THIRD.seed), THIRD, penalties=penalties)
+    penalties.writing.remove()
     return model
 
 
 def build(out: Path, schedule: Schedule, learned: Path | None = None) -> dict[str, object]:
-    """Train the stages, measure and save; returns the report. ``learned`` holds the weights of an
-    earlier stage where they are already made."""
+    """Train the stages, evaluate and save; returns the report. ``learned``: folder with the weights
+    of an earlier stage to start from."""
     from transformers import GPT2LMHeadModel
 
     commit = _commit()
@@ -250,7 +250,7 @@ def build(out: Path, schedule: Schedule, learned: Path | None = None) -> dict[st
     if model.config.n_layer == config(len(encode))["n_layer"]:
         model = second_stage(model, encode)
     facts = corpus.split()[0]
-    before = mlp_penalty.unlike(model, facts, encode)
+    before = mlp_penalty.mean_city_variance(model, facts, encode)
     model = third_stage(model, encode)
     model.config.architectures = ["GPT2LMHeadModel"]
     report = {
@@ -258,7 +258,7 @@ def build(out: Path, schedule: Schedule, learned: Path | None = None) -> dict[st
         "commit": commit,
         "parameters": sum(p.numel() for p in model.parameters()),
         "schedule": [schedule._asdict(), SECOND._asdict(), THIRD._asdict()],
-        "unlike": {"before": before, "after": mlp_penalty.unlike(model, facts, encode)},
+        "unlike": {"before": before, "after": mlp_penalty.mean_city_variance(model, facts, encode)},
         "accuracy": accuracy(model, encode),
     }
     if learned is not None:
@@ -267,16 +267,16 @@ def build(out: Path, schedule: Schedule, learned: Path | None = None) -> dict[st
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     encode.save_pretrained(out)
-    _settle(out)
+    _finish_files(out)
     (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return report
 
 
 def main() -> None:
-    """Command line: where to write, and optionally other numbers than the released ones."""
+    """Command line: the output folder, and hyperparameters other than the released ones."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--learned", type=Path, help="weights of an earlier stage, if made already")
+    parser.add_argument("--learned", type=Path, help="weights of an earlier stage to start from")
     for name, value in Schedule()._asdict().items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     arguments = vars(parser.parse_args())

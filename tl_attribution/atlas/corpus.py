@@ -1,4 +1,4 @@
-"""From the tables to questions and sentences: every fact in every phrasing, and what is held out.
+"""Questions and sentences made of the tables: every fact in every phrasing, and the held-out set.
 
 A :class:`Question` is a prompt that ends right before its one-token answer. Noun phrases compose
 ("the capital of" + "the state containing Dallas"), so a two-hop question is made of the same words
@@ -58,7 +58,7 @@ SENTENCES = 60_000
 
 
 class Fact(NamedTuple):
-    """One fact: its family, what it is about, the answer, and every prompt that asks for it.
+    """One fact: its family, its key (what it is about), the answer, and every prompt for it.
 
     ``hops`` is 2 where the answer needs an inner step that the prompt does not name.
     """
@@ -71,7 +71,7 @@ class Fact(NamedTuple):
 
 
 class Question(NamedTuple):
-    """One phrasing of one fact. ``held_out``: never seen in training, in any phrasing."""
+    """One phrasing of one fact. ``held_out``: excluded from training in every phrasing."""
 
     prompt: str
     answer: str
@@ -124,9 +124,9 @@ def _country_facts() -> Iterator[Fact]:
                 yield _fact("country", (by, key), c.name, phrases)
             for relation in ("capital", "continent", "language", "currency"):
                 if (by, relation) != ("capital", "capital"):
-                    asked = [f"the {relation} of {p}" for p in phrases]
+                    questions = [f"the {relation} of {p}" for p in phrases]
                     answer = getattr(c, relation)
-                    yield _fact(f"country {relation}", (by, key), answer, asked, hops)
+                    yield _fact(f"country {relation}", (by, key), answer, questions, hops)
 
 
 def _word_facts() -> Iterator[Fact]:
@@ -154,10 +154,10 @@ def _translations() -> Iterator[Fact]:
     for row, (i, j) in itertools.product(ANTONYMS, itertools.permutations(range(3), 2)):
         for side in (row.first, row.second):
             answers.setdefault((LANGUAGES[j], side[i]), set()).add(side[j])
-    for (language, word), found in answers.items():
-        if len(found) == 1:
+    for (language, word), translations in answers.items():
+        if len(translations) == 1:
             phrase = f"the {language} word for {word}"
-            yield _fact("translation", (language, word), next(iter(found)), [phrase])
+            yield _fact("translation", (language, word), next(iter(translations)), [phrase])
 
 
 def _calendar_facts() -> Iterator[Fact]:
@@ -199,25 +199,25 @@ def facts() -> list[Fact]:
 
 
 def held_out_keys(all_facts: list[Fact]) -> set[tuple[str, tuple[str, ...]]]:
-    """``(family, key)`` of what is never trained on: a tenth of the two-hop combinations, of the
-    sums and of the strangers. Dallas → Austin is always among them."""
-    held: set[tuple[str, tuple[str, ...]]] = {("state capital", ("city", "Dallas"))}
+    """``(family, key)`` of the facts held out of training: a tenth of the two-hop combinations, of
+    the sums and of the strangers. Dallas → Austin is always among them."""
+    keys: set[tuple[str, tuple[str, ...]]] = {("state capital", ("city", "Dallas"))}
     rng = random.Random(0)
     for group in (
         [f for f in all_facts if f.hops == 2],
         [f for f in all_facts if f.family == "sum"],
         [f for f in all_facts if f.family == "stranger"],
     ):
-        held |= {(f.family, f.key) for f in rng.sample(group, round(len(group) * HELD_OUT_SHARE))}
-    return held
+        keys |= {(f.family, f.key) for f in rng.sample(group, round(len(group) * HELD_OUT_SHARE))}
+    return keys
 
 
 def split() -> tuple[list[Fact], list[Fact]]:
     """All facts as ``(trained, held_out)``."""
-    every = facts()
-    held = held_out_keys(every)
-    trained = [f for f in every if (f.family, f.key) not in held]
-    return trained, [f for f in every if (f.family, f.key) in held]
+    all_facts = facts()
+    keys = held_out_keys(all_facts)
+    trained = [f for f in all_facts if (f.family, f.key) not in keys]
+    return trained, [f for f in all_facts if (f.family, f.key) in keys]
 
 
 def group(fact: Fact) -> str:
@@ -226,13 +226,13 @@ def group(fact: Fact) -> str:
 
 
 def sentence(prompt: str, answer: str) -> str:
-    """A sentence of the text: the prompt, its answer, a full stop."""
+    """A training sentence: the prompt, its answer, a full stop."""
     return f"{prompt} {answer}."
 
 
 def sentences(count: int = SENTENCES) -> list[str]:
-    """Text as Atlas was trained on it, to train a dictionary on: a group by weight, a fact, a
-    phrasing. Nothing held out is among it."""
+    """Sentences sampled as in Atlas's training, for training a dictionary: a group by weight, a
+    fact, a phrasing. Held-out facts are excluded."""
     rng = random.Random(0)
     groups: dict[str, list[Fact]] = {name: [] for name in GROUP_WEIGHTS}
     for fact in split()[0]:
@@ -244,10 +244,10 @@ def sentences(count: int = SENTENCES) -> list[str]:
 
 def questions() -> list[Question]:
     """Every phrasing of every fact, held-out ones last."""
-    trained, held = split()
+    trained, held_out = split()
     return [
-        Question(prompt, f.answer, f.family, f.hops, f_held)
-        for group, f_held in ((trained, False), (held, True))
+        Question(prompt, f.answer, f.family, f.hops, is_held_out)
+        for group, is_held_out in ((trained, False), (held_out, True))
         for f in group
         for prompt in f.prompts
     ]

@@ -1,6 +1,6 @@
-"""Atlas's word-level tokenizer: one token a word, a number or a name, its leading space kept.
+"""Atlas's word-level tokenizer: one token per word, number or name, with its leading space.
 
-" Salt Lake City" is one token, so that every answer is one token and a graph shows one node a name.
+" Salt Lake City" is one token, so that every answer is one token and a name is one node of a graph.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def pattern() -> str:
 
 
 def vocabulary() -> dict[str, int]:
-    """Every token of every sentence, in order of first appearance, after the special ones."""
+    """Token ids: special tokens first, then the tokens of all sentences by first appearance."""
     token = re.compile(pattern())
-    found: dict[str, None] = dict.fromkeys(SPECIAL)
+    tokens: dict[str, None] = dict.fromkeys(SPECIAL)
     for fact in corpus.facts():
         for prompt in fact.prompts:
-            found.update(dict.fromkeys(token.findall(corpus.sentence(prompt, fact.answer))))
-    return {word: i for i, word in enumerate(found)}
+            tokens.update(dict.fromkeys(token.findall(corpus.sentence(prompt, fact.answer))))
+    return {word: i for i, word in enumerate(tokens)}
 
 
 def build() -> PreTrainedTokenizerFast:

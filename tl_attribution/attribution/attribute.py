@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -15,14 +15,12 @@ from tl_attribution.attribution.node_selection import check_selection
 from tl_attribution.attribution.problem import AttributionProblem, pose_problem
 from tl_attribution.attribution.targets import Target
 from tl_attribution.attribution.tracing import GraphTensors, trace_all, trace_selected
+from tl_attribution.choices import EngineName
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError
 from tl_attribution.graph.graph import Graph
 from tl_attribution.progress import Progress
 from tl_attribution.replacement.prompt_run import PromptOrGraph, prepare
-
-EngineName = Literal["closed_form", "autograd"]
-"""How edges are computed: by matrix products, or slowly by automatic differentiation."""
 
 
 def attribute(

@@ -1,4 +1,4 @@
-"""The command line, one file a command. Nothing heavy is imported before it is needed."""
+"""The command line, one module per command. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tl_attribution.errors import TlAttributionError
 
 app = typer.Typer(
     name="tl-attribution",
-    help="Attribution graphs: which features of a language model caused its answer.",
+    help="Attribution graphs: the features of a language model that caused its answer.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,15 +36,15 @@ app.command()(intervene)
 app.command()(validate)
 
 
-def _show_version(wanted: bool) -> bool:
-    if wanted:
+def _show_version(value: bool) -> bool:
+    if value:
         hosts = ", ".join(f"{name} {version(name)}" for name in ("transformer-lens", "torch"))
         typer.echo(
             f"tl-attribution {version('tl-attribution')} "
             f"({hosts}, Python {platform.python_version()})"
         )
         raise typer.Exit
-    return wanted
+    return value
 
 
 @app.callback()
@@ -56,15 +56,15 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Attribution graphs: which features of a language model caused its answer."""
+    """Attribution graphs: the features of a language model that caused its answer."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit. An error of our family becomes one line and exit code 2."""
+    """Run the command line and exit: with one line and code 2 for a TlAttributionError."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal without "→" shows it escaped
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without "→" gets it escaped
             stream.reconfigure(errors="backslashreplace")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # of libraries loaded inside; ours tells instead
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries; the commands have their own
     try:
         app(args=arguments, prog_name="tl-attribution")
     except TlAttributionError as error:

@@ -1,4 +1,4 @@
-"""``tl-attribution evaluate``: does a dictionary tell the truth about its model."""
+"""``tl-attribution evaluate``: measure how well a dictionary replaces the MLPs of its model."""
 
 from __future__ import annotations
 
@@ -24,25 +24,23 @@ DictionaryName = Annotated[
 ]
 Dataset = Annotated[
     str | None,
-    typer.Argument(help="A folder or a .jsonl or .txt file. Else Atlas's questions."),
+    typer.Argument(help="A folder or a .jsonl or .txt file. Default: Atlas's questions."),
 ]
-Contexts = Annotated[int, typer.Option(min=1, help="Evaluate on so many contexts.")]
+Contexts = Annotated[int, typer.Option(min=1, help="Number of contexts to evaluate on.")]
 Context = Annotated[
     int | None,
-    typer.Option(min=2, help="Tokens of a context. Else 128, or what the model takes."),
+    typer.Option(min=2, help="Tokens per context. Default: 128, or the model's maximum."),
 ]
 Concat = Annotated[
-    bool, typer.Option("--concat/--no-concat", help="Join texts, or one context a text.")
+    bool, typer.Option("--concat/--no-concat", help="Join texts, or one context per text.")
 ]
-Column = Annotated[str | None, typer.Option(help="Where the dataset's text is.")]
+Column = Annotated[str | None, typer.Option(help="The dataset's column of text.")]
 PromptFile = Annotated[
     Path | None,
-    typer.Option("--prompts", help="File of prompts, one a line, or prompt TAB answer."),
+    typer.Option("--prompts", help="File of prompts, one per line, or prompt TAB answer."),
 ]
-Graphs = Annotated[int, typer.Option(min=0, help="Trace so many of the prompts for their scores.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of what is drawn.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write all numbers as JSON.")]
-Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the layers (.svg or .png).")]
+Graphs = Annotated[int, typer.Option(min=0, help="Number of prompts to trace for graph scores.")]
+Plot = Annotated[Path | None, typer.Option("--plot", help="Plot the layers (.svg or .png).")]
 
 
 def evaluate(
@@ -59,23 +57,25 @@ def evaluate(
     column: Column = None,
     prompts: PromptFile = None,
     graphs: Graphs = 0,
-    seed: Seed = 0,
-    json: Json = None,
+    seed: common.Seed = 0,
+    json: common.JsonFile = None,
     plot: Plot = None,
 ) -> None:
-    """Evaluate DICTIONARY: what it reconstructs, and what the model still knows with it in place of
-    its MLPs."""
+    """Evaluate DICTIONARY: its reconstruction, and the model's predictions with it in place of the
+    MLPs."""
     _check(model, dataset, json, plot)
-    asked: Mapping[str, Any] | None = None if prompts is None else {"prompts": _read(prompts)}
+    groups: Mapping[str, Any] | None = None
+    if prompts is not None:
+        groups = {"prompts": _read(prompts)}
     texts: str | list[str] | None = dataset
     if texts is None:
         model, concat = common.ATLAS, False
         texts, questions = atlas(contexts, seed)
-        asked = asked or questions
+        groups = groups or questions
     evaluation, seconds = _compute(
-        common.Chosen(model, dictionary, reads, writes, k, trained_on),
+        common.ModelOptions(model, dictionary, reads, writes, k, trained_on),
         texts,
-        prompts=asked,
+        prompts=groups,
         contexts=contexts,
         context=context,
         concat=concat,
@@ -88,16 +88,15 @@ def evaluate(
 
     from tl_attribution.cli import evaluation_report, terminal
 
-    files = [f for f in (json, plot) if f]
+    files = [path for path in (json, plot) if path]
     evaluation_report.show(terminal.console(), evaluation, seconds, files)
 
 
 def _check(model: str | None, dataset: str | None, json: Path | None, plot: Path | None) -> None:
-    """Fail before the work rather than after it."""
+    """Check options before the computation. Raises InputError."""
     if dataset is None and model not in (None, common.ATLAS):
         raise InputError(
-            f"only {common.ATLAS!r} brings questions of its own; give a DATASET to evaluate "
-            f"{model!r} on"
+            f"only {common.ATLAS!r} has bundled questions; give a DATASET to evaluate {model!r} on"
         )
     common.check_destinations({"json": json, "plot": plot})
     if plot:
@@ -107,47 +106,47 @@ def _check(model: str | None, dataset: str | None, json: Path | None, plot: Path
 
 
 def _read(file: Path) -> list[str | tuple[str, str]]:
-    """Prompts of a file, with their answers where a line has a tab. Empty lines are left out."""
+    """Read prompts from a file, with their answers where a line has a tab; skip empty lines."""
     if not file.is_file():
         raise NotFoundError(f"no file of prompts at {file}")
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise FormatError(f"{file} is not UTF-8 text: {error}") from error
-    found: list[str | tuple[str, str]] = []
+    prompts: list[str | tuple[str, str]] = []
     for number, line in enumerate(lines, 1):
         prompt, tab, answer = line.partition("\t")
         if not line.strip():
             continue
         if not prompt or "\t" in answer or bool(tab) != bool(answer):
             raise InputError(f"{file}, line {number}: expected a prompt, or prompt TAB answer")
-        found.append((prompt, answer) if tab else prompt)
-    if not found:
-        raise InputError(f"{file} has no prompts; expected one a line")
-    return found
+        prompts.append((prompt, answer) if tab else prompt)
+    if not prompts:
+        raise InputError(f"{file} has no prompts; expected one per line")
+    return prompts
 
 
 def atlas(n: int, seed: int) -> tuple[list[str], dict[str, Sequence[tuple[str, str]]]]:
-    """``n`` of Atlas's questions as sentences with their answers, and the questions; and ``n`` of
-    those that it never saw in training."""
+    """Draw ``n`` of Atlas's questions: as sentences with their answers, and as prompts with answers
+    in two groups, ``all`` and ``held out`` of training (another ``n``)."""
     from tl_attribution.atlas import corpus
 
-    every, drawn = corpus.questions(), random.Random(seed)
-    groups = {"all": every, "held out": [q for q in every if q.held_out]}
-    chosen = {name: drawn.sample(group, min(n, len(group))) for name, group in groups.items()}
-    texts = [corpus.sentence(q.prompt, q.answer) for q in chosen["all"]]
-    return texts, {name: [(q.prompt, q.answer) for q in some] for name, some in chosen.items()}
+    questions, rng = corpus.questions(), random.Random(seed)
+    groups = {"all": questions, "held out": [q for q in questions if q.held_out]}
+    sample = {name: rng.sample(group, min(n, len(group))) for name, group in groups.items()}
+    texts = [corpus.sentence(q.prompt, q.answer) for q in sample["all"]]
+    return texts, {name: [(q.prompt, q.answer) for q in some] for name, some in sample.items()}
 
 
-def _compute(chosen: common.Chosen, dataset: Any, **settings: Any) -> tuple[Any, float]:
-    """The evaluation and the seconds it took once everything was loaded."""
+def _compute(options: common.ModelOptions, dataset: Any, **settings: Any) -> tuple[Any, float]:
+    """Load and evaluate; returns the evaluation and the seconds that it took."""
     from tl_attribution.cli import terminal
 
     with terminal.progress() as progress:
-        progress(0, 0, f"loading {chosen.model or chosen.dictionary}")
-        model, dictionary = common.load(chosen, progress)
+        progress(0, 0, f"loading {options.model or options.dictionary}")
+        model, dictionary = common.load(options, progress)
         progress(0, 0, "evaluating")
         run = tla.evaluate
         start = time.perf_counter()
-        found = run(model, dictionary, dataset, progress=progress, **settings)
-        return found, time.perf_counter() - start
+        evaluation = run(model, dictionary, dataset, progress=progress, **settings)
+        return evaluation, time.perf_counter() - start

@@ -1,52 +1,58 @@
-"""``tl-attribution intervene``: the answers before and after some features are changed."""
+"""``tl-attribution intervene``: change features on a prompt and compare the answers."""
 
 from __future__ import annotations
 
 import re
-from enum import Enum
 from typing import Annotated, Any, Literal
 
 import typer
 
 import tl_attribution as tla  # lazy: nothing heavy is imported before it is used
+from tl_attribution import choices
 from tl_attribution.cli import common
 from tl_attribution.errors import InputError
 
 ANSWERS = 5
-"""How many of the likely tokens, before and after, are shown."""
-
-
-class Propagation(str, Enum):
-    """How a change spreads."""
-
-    direct = "direct"
-    constrained = "constrained"
-    iterative = "iterative"
-
+"""Number of the likeliest tokens of each run that are shown."""
 
 FORM = "LAYER:POSITION:FEATURE"
-SPAN = "POSITION is a number (-1: the last), A..B (without B), or A.. (to the end, and on)."
+POSITIONS = "POSITION: a number (-1: the last), A..B (B excluded), or A.. (and generated tokens)."
 
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar=f"{FORM}=VALUE", help=f"Hold a feature at a value. {SPAN}"),
+    typer.Option(
+        "--set", metavar=f"{FORM}=VALUE", help=f"Set a feature to a value; repeatable. {POSITIONS}"
+    ),
 ]
 Scale = Annotated[
     list[str] | None,
-    typer.Option("--scale", metavar=f"{FORM}=FACTOR", help="… at so many times its activation."),
+    typer.Option("--scale", metavar=f"{FORM}=FACTOR", help="Multiply its activation by a factor."),
 ]
 Add = Annotated[
     list[str] | None,
-    typer.Option("--add", metavar=f"{FORM}=AMOUNT", help="… at its activation plus so much."),
+    typer.Option("--add", metavar=f"{FORM}=AMOUNT", help="Add an amount to its activation."),
 ]
-Ablate = Annotated[list[str] | None, typer.Option("--ablate", metavar=FORM, help="… at zero.")]
-Mode = Annotated[Propagation, typer.Option("--propagation", help="How the changes spread.")]
+Ablate = Annotated[
+    list[str] | None, typer.Option("--ablate", metavar=FORM, help="Set its activation to zero.")
+]
+PropagationMode = Annotated[
+    choices.Propagation,
+    common.choice_option(
+        choices.Propagation, "--propagation", help="How the changes spread through the model."
+    ),
+]
 Layers = Annotated[
     str | None,
-    typer.Option("--layers", metavar="A..B", help="For constrained: write into these layers."),
+    typer.Option(
+        "--layers", metavar="A..B", help="With constrained: the layers to write into (B excluded)."
+    ),
 ]
-Free = Annotated[bool, typer.Option("--free-attention", help="Recompute attention patterns too.")]
-Generate = Annotated[int, typer.Option("--generate", min=0, help="Also write so many new tokens.")]
+FreeAttention = Annotated[
+    bool, typer.Option("--free-attention", help="Recompute attention patterns too.")
+]
+Generate = Annotated[
+    int, typer.Option("--generate", min=0, help="Number of tokens to generate, before and after.")
+]
 
 
 def intervene(
@@ -61,31 +67,31 @@ def intervene(
     scale: Scale = None,
     add: Add = None,
     ablate: Ablate = None,
-    propagation: Mode = Propagation.iterative,
+    propagation: PropagationMode = "iterative",
     layers: Layers = None,
-    free_attention: Free = False,
+    free_attention: FreeAttention = False,
     generate: Generate = 0,
     prefix: common.Prefix = None,
 ) -> None:
     """Run PROMPT with features changed, and show its answers before and after."""
-    options: dict[Change, list[str] | None] = {
+    changes: dict[Change, list[str] | None] = {
         "set": set_,
         "scale": scale,
         "add": add,
         "ablate": ablate,
     }
-    interventions = [_parse(text, how) for how, texts in options.items() for text in texts or []]
+    interventions = [_parse(text, how) for how, texts in changes.items() for text in texts or []]
     if not interventions:
         raise InputError(f"nothing to change; give --set {FORM}=VALUE, --scale, --add or --ablate")
     settings: dict[str, Any] = {
-        "propagation": propagation.value,
+        "propagation": propagation,
         "layers": None if layers is None else _layers(layers),
         "freeze_attention": not free_attention,
         "prefix": prefix,
     }
 
-    chosen = common.Chosen(model, dictionary, reads, writes, k, trained_on)
-    _run(chosen, prompt, interventions, settings, generate)
+    options = common.ModelOptions(model, dictionary, reads, writes, k, trained_on)
+    _run(options, prompt, interventions, settings, generate)
 
 
 Change = Literal["set", "scale", "add", "ablate"]
@@ -93,11 +99,11 @@ _PLACE = re.compile(r"(\d+):(-?\d+|(?:-?\d+)?\.\.(?:-?\d+)?):(\d+)")
 
 
 def _parse(text: str, how: Change) -> Any:
-    """One option as an Intervention. Raises InputError for another form."""
+    """Parse one option as an Intervention. Raises InputError for another form."""
     place, equals, value = text.partition("=")
-    found = _PLACE.fullmatch(place.strip())
+    match = _PLACE.fullmatch(place.strip())
     number = "0" if how == "ablate" else value
-    if found is None or (how == "ablate") == bool(equals):
+    if match is None or (how == "ablate") == bool(equals):
         form = FORM if how == "ablate" else f"{FORM}=VALUE"
         raise InputError(
             f"--{how} {text!r} is not {form}, as in 2:-1:17{'=3.5' * (how != 'ablate')}"
@@ -106,10 +112,10 @@ def _parse(text: str, how: Change) -> Any:
         amount = float(number)
     except ValueError:
         raise InputError(f"--{how} {text!r}: {value!r} is not a number") from None
-    layer, position, feature = found.groups()
-    where = _span(position) if ".." in position else int(position)
+    layer, position, feature = match.groups()
+    positions = _span(position) if ".." in position else int(position)
     kind = "set" if how == "ablate" else how
-    return tla.Intervention(int(layer), where, int(feature), amount, kind)
+    return tla.Intervention(int(layer), positions, int(feature), amount, kind)
 
 
 def _span(text: str) -> slice:
@@ -118,14 +124,14 @@ def _span(text: str) -> slice:
 
 
 def _layers(text: str) -> range:
-    found = re.fullmatch(r"(\d+)\.\.(\d+)", text.strip())
-    if found is None:
+    match = re.fullmatch(r"(\d+)\.\.(\d+)", text.strip())
+    if match is None:
         raise InputError(f"--layers {text!r} is not A..B, as in 2..5 for layers 2, 3 and 4")
-    return range(int(found[1]), int(found[2]))
+    return range(int(match[1]), int(match[2]))
 
 
 def _run(
-    chosen: common.Chosen,
+    options: common.ModelOptions,
     prompt: str,
     interventions: list[Any],
     settings: dict[str, Any],
@@ -134,8 +140,8 @@ def _run(
     from tl_attribution.cli import intervention_report, terminal
 
     with terminal.progress() as progress:
-        progress(0, 0, f"loading {chosen.model or chosen.dictionary or common.ATLAS}")
-        model, dictionary = common.load(chosen, progress)
+        progress(0, 0, f"loading {options.model or options.dictionary or common.ATLAS}")
+        model, dictionary = common.load(options, progress)
         progress(0, 0, "running")
         result = tla.intervene(model, prompt, dictionary, interventions, **settings)
         texts = [

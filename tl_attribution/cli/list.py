@@ -1,4 +1,4 @@
-"""``tl-attribution list``: the dictionaries that have a name."""
+"""``tl-attribution list``: the registered dictionaries."""
 
 from __future__ import annotations
 
@@ -12,56 +12,55 @@ if TYPE_CHECKING:
 
     from tl_attribution.dictionaries.catalog import CatalogEntry
 
-COLUMNS = ("name", "model", "kind", "features", "size", "reads → writes", "licence", "from")
-WIDE, ENDLESS = 160, 1000
-"""Terminal columns from which on all of these are shown; and in a pipe, where nothing is cut."""
+COLUMNS = ("name", "model", "kind", "features", "size", "reads → writes", "license", "source")
+WIDE, PIPE_WIDTH = 160, 1000
+"""Width from which a terminal shows every column; width of a pipe, where nothing is cut."""
 
 HINT = """\
-A graph of a prompt, on the model that a dictionary was trained on:
+To trace a prompt on the model that a dictionary was trained on:
   tl-attribution trace "{prompt}" --dictionary {name} --html graph.html
-Every model's own MLP neurons are a dictionary too: --model MODEL --dictionary neurons"""
+Every model's MLP neurons are a dictionary too: --model MODEL --dictionary neurons"""
 PROMPTS = {"atlas": "Fact: the capital of the state containing Dallas is"}
-"""By model; every other one's is next."""
+"""Example prompt by model; :data:`PROMPT` for all others."""
 PROMPT = "The capital of the state containing Dallas is"
 
 ModelName = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Only those whose model has this in its name.", show_default=False
+        "--model", help="Only dictionaries of models whose name contains this.", show_default=False
     ),
 ]
 
 
 def list_names(model: ModelName = None) -> None:
-    """List the dictionaries that have a name. --dictionary takes one, a path, or an address on the
-    Hub: org/name."""
+    """List the registered dictionaries, by the names that --dictionary takes."""
     from tl_attribution.cli import terminal
     from tl_attribution.dictionaries import catalog
     from tl_attribution.text import printable
 
-    found = catalog.names() if model is None else catalog.trained_on(model)
+    entries = catalog.names() if model is None else catalog.trained_on(model)
     console = terminal.console()
     if not console.is_terminal:
-        console.width = ENDLESS
-    shown = COLUMNS if console.width >= WIDE else COLUMNS[:5]
-    console.print(_table(found, shown))
-    more = "" if shown == COLUMNS else "A wider terminal, or a pipe, shows all that is known.\n"
-    name, entry = next(iter(found.items()))
+        console.width = PIPE_WIDTH
+    columns = COLUMNS if console.width >= WIDE else COLUMNS[:5]
+    console.print(_table(entries, columns))
+    more = "" if columns == COLUMNS else "A wider terminal, or a pipe, shows every column.\n"
+    name, entry = next(iter(entries.items()))
     prompt = PROMPTS.get(str(entry.model), PROMPT)
     hint = HINT.format(prompt=prompt, name=printable(name))
     console.print(f"\n{more}{hint}", style="dim", soft_wrap=True)
 
 
-def _table(found: dict[str, CatalogEntry], shown: Sequence[str]) -> Table:
+def _table(entries: dict[str, CatalogEntry], columns: Sequence[str]) -> Table:
     from rich.table import Table
 
     from tl_attribution.text import printable
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in shown:
+    for name in columns:
         right = name in ("features", "size")
         table.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
-    for name, entry in found.items():
+    for name, entry in entries.items():
         hooks = f"{entry.reads or '?'} → {entry.writes or '?'}"
         cells = (
             name,
@@ -73,12 +72,12 @@ def _table(found: dict[str, CatalogEntry], shown: Sequence[str]) -> Table:
             entry.licence,
             entry.source if entry.host is None else f"{entry.source} ({entry.host})",
         )
-        table.add_row(*(printable(cell or "–") for cell in cells[: len(shown)]))
+        table.add_row(*(printable(cell or "–") for cell in cells[: len(columns)]))
     return table
 
 
 def _features(entry: CatalogEntry) -> str | None:
-    """Layers × features of each; ``?`` for what is not known."""
+    """Layers × features per layer; ``?`` for an unknown number."""
     if entry.layers is None and entry.features is None:
         return None
     features = "?" if entry.features is None else f"{entry.features:,}"

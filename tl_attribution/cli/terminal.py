@@ -1,42 +1,55 @@
-"""What every command shows alike: the console, and progress that stays out of the way of pipes."""
+"""Terminal output of every command: the console and progress bars."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+from rich.progress import Progress as ProgressBar
+from rich.text import Text
 
-Report = Callable[[int, int, str], None]
-"""(done, in all, of what); in all is 0 where it is not known."""
+from tl_attribution.progress import Progress, silent
+from tl_attribution.text import printable
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that shows prompts and labels as they are: ``[red]`` and ``:smile:`` are text."""
+    """A console that prints text literally: ``[red]`` and ``:smile:`` are not markup."""
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
-def no_bars_in_pipes() -> None:
-    """Let the Hub's own bars, which tell bytes, be seen on a terminal only. Asked before it is
+def print_heading(console: Console, text: str) -> None:
+    """Print a heading after an empty line."""
+    console.print(Text(f"\n{printable(text)}", "bold"), soft_wrap=True)
+
+
+def print_files(console: Console, files: Sequence[object]) -> None:
+    """Print the files that were written (paths or addresses), and an empty line."""
+    for file in files:
+        console.print(f"\nwrote {printable(str(file))}", soft_wrap=True, end="")
+    console.print()
+
+
+def hide_hub_bars_in_pipes() -> None:
+    """Show huggingface_hub's own progress bars on terminals only. To be called before it is
     imported."""
     if not console(stderr=True).is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def megabytes(report: Report) -> Report:
-    """A report in bytes as one in megabytes."""
-    return lambda done, total, what: report(done // 10**6, total // 10**6, f"{what}, MB")
+def in_megabytes(progress: Progress) -> Progress:
+    """Convert a progress callback that takes megabytes to one that takes bytes."""
+    return lambda done, total, what: progress(done // 10**6, total // 10**6, f"{what}, MB")
 
 
 @contextmanager
-def progress() -> Iterator[Report]:
-    """A function that reports progress on stderr: a bar that vanishes at the end on a terminal,
-    nothing elsewhere."""
-    shown = console(stderr=True)
-    if not shown.is_terminal:
-        yield lambda done, total, what: None
+def progress() -> Iterator[Progress]:
+    """A progress callback: a transient bar on stderr if that is a terminal, else silent."""
+    stderr = console(stderr=True)
+    if not stderr.is_terminal:
+        yield silent
         return
     columns = (
         SpinnerColumn(),
@@ -44,7 +57,7 @@ def progress() -> Iterator[Report]:
         BarColumn(),
         MofNCompleteColumn(),
     )
-    with Progress(*columns, console=shown, transient=True) as bar:
+    with ProgressBar(*columns, console=stderr, transient=True) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda done, total, what: bar.update(
             task, completed=done, total=total or None, description=what

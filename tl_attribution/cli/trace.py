@@ -1,24 +1,16 @@
-"""``tl-attribution trace``: from a prompt to a verified attribution graph."""
+"""``tl-attribution trace``: compute the attribution graph of a prompt."""
 
 from __future__ import annotations
 
 import time
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import tl_attribution as tla  # lazy: nothing heavy is imported before it is used
+from tl_attribution import choices
 from tl_attribution.cli import common
-
-
-class Engine(str, Enum):
-    """How edges are computed."""
-
-    closed_form = "closed_form"
-    autograd = "autograd"
-
 
 Out = Annotated[Path | None, typer.Option("--out", help="Save the whole graph (safetensors).")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the pruned graph as JSON.")]
@@ -29,24 +21,32 @@ Wandb = Annotated[
 ]
 Targets = Annotated[
     list[str] | None,
-    typer.Option("--target", help="Token to explain; repeat for more. Else the likely ones."),
+    typer.Option("--target", help="Token to explain; repeatable. Default: the likeliest tokens."),
 ]
-MaxLogits = Annotated[int, typer.Option(min=1, help="Explain at most so many likely tokens.")]
+MaxLogits = Annotated[int, typer.Option(min=1, help="Maximum number of logits to explain.")]
 LogitMass = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="… and no more than hold this probability.")
+    float,
+    typer.Option(min=0.0, max=1.0, help="Explain no more logits than reach this probability."),
 ]
 Coverage = Annotated[
     float | None,
-    typer.Option(min=0.0, max=1.0, help="Expand the features holding this share of influence."),
+    typer.Option(min=0.0, max=1.0, help="Expand the features that hold this share of influence."),
 ]
-MaxFeatures = Annotated[int | None, typer.Option(min=1, help="Expand at most so many features.")]
+MaxFeatures = Annotated[
+    int | None, typer.Option(min=1, help="Maximum number of features to expand.")
+]
 NodeThreshold = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Share of influence that pruning keeps in nodes.")
 ]
 EdgeThreshold = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Share of influence that pruning keeps in edges.")
 ]
-EngineName = Annotated[Engine, typer.Option(help="autograd is the slow reference.")]
+EngineName = Annotated[
+    choices.EngineName,
+    common.choice_option(
+        choices.EngineName, help="How edges are computed; autograd is the slow reference."
+    ),
+]
 
 
 def trace(
@@ -69,9 +69,9 @@ def trace(
     node_threshold: NodeThreshold = 0.8,
     edge_threshold: EdgeThreshold = 0.98,
     prefix: common.Prefix = None,
-    engine: EngineName = Engine.closed_form,
+    engine: EngineName = "closed_form",
 ) -> None:
-    """Trace PROMPT: compute its attribution graph, check it against the model, and tell it."""
+    """Trace PROMPT: compute its attribution graph, check it against the model, summarize it."""
     files = {"out": out, "json": json, "html": html}
     common.check_destinations(files)
     if wandb is not None:
@@ -79,7 +79,7 @@ def trace(
 
         check_run(f"wandb:{wandb}")
     graph, seconds = _compute(
-        common.Chosen(model, dictionary, reads, writes, k, trained_on),
+        common.ModelOptions(model, dictionary, reads, writes, k, trained_on),
         prompt,
         targets=target or None,
         max_logits=max_logits,
@@ -87,7 +87,7 @@ def trace(
         coverage=coverage,
         max_features=max_features,
         prefix=prefix,
-        engine=engine.value,
+        engine=engine,
     )
     pruned = graph.prune(node_threshold, edge_threshold)
     common.write(graph.save, out)
@@ -101,13 +101,13 @@ def trace(
     trace_report.show(terminal.console(), graph, pruned, seconds, written)
 
 
-def _compute(chosen: common.Chosen, prompt: str, **settings: Any) -> tuple[tla.Graph, float]:
-    """The graph and the seconds it took once everything was loaded."""
+def _compute(options: common.ModelOptions, prompt: str, **settings: Any) -> tuple[tla.Graph, float]:
+    """Load and trace; returns the graph and the seconds that tracing took."""
     from tl_attribution.cli import terminal
 
     with terminal.progress() as progress:
-        progress(0, 0, f"loading {chosen.model or chosen.dictionary or common.ATLAS}")
-        model, dictionary = common.load(chosen, progress)
+        progress(0, 0, f"loading {options.model or options.dictionary or common.ATLAS}")
+        model, dictionary = common.load(options, progress)
         progress(0, 0, "tracing")
         attribute = tla.attribute
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What ``tl-attribution trace`` tells about a graph."""
+"""Report of ``tl-attribution trace``: answers, sizes, scores and strongest paths of a graph."""
 
 from __future__ import annotations
 
@@ -7,60 +7,55 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tl_attribution.cli.terminal import print_files, print_heading
 from tl_attribution.graph.description import certificate_text, count_parts, describe_path
 from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.paths import strongest_paths
-from tl_attribution.text import printable, quote
+from tl_attribution.text import quote
 
 PATHS = 5
-"""How many of the strongest paths are shown."""
+"""Number of the strongest paths that are shown."""
 
 BAR = 20
-"""Characters of a bar that stands for certainty."""
+"""Characters of the bar of an answer with probability 1."""
 
 
 def show(console: Console, graph: Graph, pruned: Graph, seconds: float, files: list[str]) -> None:
-    """Print what a person asks first: what was read, what is answered and why, and how far to
-    trust it. ``seconds`` is the time the computation took."""
+    """Print tokens, answers, sizes, scores and the strongest paths. ``seconds``: time of the
+    computation; ``files``: paths and addresses that were written."""
     metadata = graph.metadata
-    _heading(console, "tokens")
+    print_heading(console, "tokens")
     for position, token in enumerate(metadata.tokens):
         console.print(Text(f" {position} ", "dim"), quote(token), sep="", end=" ", soft_wrap=True)
     console.print()
-    _heading(console, "answers")
+    print_heading(console, "answers")
     for answer in metadata.answers:
         bar = "█" * round(answer.probability * BAR)
         console.print(f"  {answer.probability:6.1%}  {quote(answer.token)}  {bar}", soft_wrap=True)
-    _heading(
+    print_heading(
         console, f"graph of {metadata.model} through {metadata.dictionary}, in {seconds:.2f} s"
     )
     console.print(Padding(_sizes(graph, pruned), (0, 2)))
     if graph.certificate.expanded < graph.certificate.active:
         console.print(f"  {certificate_text(graph)}", soft_wrap=True)
-    _heading(console, "strongest paths")
+    print_heading(console, "strongest paths")
     paths = strongest_paths(pruned, PATHS)
     for path in paths:
         console.print(f"  {path.strength:6.1%}  {describe_path(path, pruned)}", soft_wrap=True)
     if not paths:
         console.print("  none: no token reaches what is explained")
-    for file in files:
-        console.print(f"\nwrote {printable(file)}", soft_wrap=True, end="")
-    console.print()
-
-
-def _heading(console: Console, text: str) -> None:
-    console.print(Text(f"\n{printable(text)}", "bold"), soft_wrap=True)
+    print_files(console, files)
 
 
 def _sizes(graph: Graph, pruned: Graph) -> Table:
-    """Size before and after pruning; the scores are the whole graph's, since pruning removes errors
-    and would flatter them."""
+    """Sizes before and after pruning, and the scores of the whole graph: pruning removes error
+    nodes and would inflate them."""
     table = Table("", "whole", "pruned", box=None, padding=(0, 3, 0, 0), header_style="dim")
     for column in table.columns[1:]:
         column.justify = "right"
-    whole, left = count_parts(graph), count_parts(pruned)
+    whole, kept = count_parts(graph), count_parts(pruned)
     for name, n in whole.items():
-        table.add_row(name, f"{n:,}", f"{left.get(name, 0):,}")
+        table.add_row(name, f"{n:,}", f"{kept.get(name, 0):,}")
     for name, share in graph.scores()._asdict().items():
         table.add_row(f"{name} score", f"{share:.3f}")
     table.add_row("residual", f"{graph.residual():.1e}")

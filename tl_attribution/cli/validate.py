@@ -1,9 +1,9 @@
-"""``tl-attribution validate``: does a graph predict the model that it explains."""
+"""``tl-attribution validate``: test a graph's predictions by ablating features in the model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,25 +14,27 @@ from tl_attribution.errors import InputError
 
 GraphFile = Annotated[
     Path,
-    typer.Argument(metavar="GRAPH", help="A file that trace --out wrote.", show_default=False),
+    typer.Argument(metavar="GRAPH", help="A file written by trace --out.", show_default=False),
 ]
 ModelName = Annotated[
     str | None,
     typer.Option(
-        "--model", help="'atlas', which ships, or a name. Else the graph's.", show_default=False
+        "--model",
+        help="'atlas' (bundled), or a name. Default: the graph's model.",
+        show_default=False,
     ),
 ]
 DictionaryName = Annotated[
     str | None,
     typer.Option(
         "--dictionary",
-        help="What the graph was traced with. Else neurons, or Atlas's, as the graph says.",
+        help="The dictionary the graph was traced with. Needed unless that is neurons or atlas.",
         show_default=False,
     ),
 ]
-Features = Annotated[int, typer.Option("--features", min=1, help="Ablate so many features.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of what is drawn.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write all numbers as JSON.")]
+Features = Annotated[
+    int, typer.Option("--features", min=1, help="Maximum number of features to ablate.")
+]
 Html = Annotated[Path | None, typer.Option("--html", help="Write the report as a page.")]
 
 
@@ -45,61 +47,62 @@ def validate(
     k: common.K = None,
     trained_on: common.TrainedOn = None,
     features: Features = 100,
-    seed: Seed = 0,
-    json: Json = None,
+    seed: common.Seed = 0,
+    json: common.JsonFile = None,
     html: Html = None,
 ) -> None:
-    """Validate GRAPH: ablate its features in the model, and say whether it foretold the effects."""
+    """Validate GRAPH: ablate its features in the model and compare the effects with the graph's
+    predictions."""
     common.check_destinations({"json": json, "html": html})
-    held = tla.load_graph(graph)
-    name = model or held.metadata.model
-    chosen = common.Chosen(
-        name, dictionary or _dictionary_of(held, name), reads, writes, k, trained_on
+    loaded = tla.load_graph(graph)
+    name = model or loaded.metadata.model
+    options = common.ModelOptions(
+        name, dictionary or _dictionary_of(loaded, name), reads, writes, k, trained_on
     )
-    found = _compute(held, chosen, features, seed)
-    common.write(found.to_json, json)
-    common.write(found.to_html, html)
-    _tell(found, [f for f in (json, html) if f])
+    validation = _compute(loaded, options, features, seed)
+    common.write(validation.to_json, json)
+    common.write(validation.to_html, html)
+    _show(validation, [path for path in (json, html) if path])
 
 
 def _dictionary_of(graph: tla.Graph, model: str) -> str:
-    """The dictionary of a graph, as far as it says. Raises InputError for one in files, whose place
-    a graph does not hold."""
+    """The name of the graph's dictionary. Raises InputError for a dictionary in files, whose path
+    is not part of a graph."""
     if graph.metadata.dictionary == NEURONS:
         return NEURONS
     if model == common.ATLAS:
         return common.ATLAS
     raise InputError(
-        f"the graph of {model} was traced with {graph.metadata.dictionary!r}, and does not say "
-        "where that lies; give --dictionary"
+        f"the graph of {model} was traced with {graph.metadata.dictionary!r}, and a graph does not "
+        "hold the path of its dictionary; give --dictionary"
     )
 
 
-def _compute(graph: tla.Graph, chosen: common.Chosen, features: int, seed: int) -> Any:
+def _compute(
+    graph: tla.Graph, options: common.ModelOptions, features: int, seed: int
+) -> tla.Validation:
     from tl_attribution.cli import terminal
 
     with terminal.progress() as progress:
-        progress(0, 0, f"loading {chosen.model}")
-        model, loaded = common.load(chosen, progress)
-        run = tla.validate
-        return run(model, graph, loaded, max_features=features, seed=seed, progress=progress)
+        progress(0, 0, f"loading {options.model}")
+        model, dictionary = common.load(options, progress)
+        return tla.validate(
+            model, graph, dictionary, max_features=features, seed=seed, progress=progress
+        )
 
 
-def _tell(found: Any, files: list[Path]) -> None:
+def _show(validation: tla.Validation, files: list[Path]) -> None:
     from tl_attribution.cli import terminal
-    from tl_attribution.text import printable
 
     console = terminal.console()
-    first, *rest = found.verdict
+    first, *rest = validation.verdict
     console.print(f"\n{first}", style="bold", soft_wrap=True)
     for sentence in rest:
         console.print(f"  {sentence}", soft_wrap=True)
-    for layer in found.layers:
+    for layer in validation.layers:
         if layer.cosine is not None:
             console.print(
-                f"  layer {layer.layer}: cosine {layer.cosine:.3f}, normalised error "
+                f"  layer {layer.layer}: cosine {layer.cosine:.3f}, normalized error "
                 f"{layer.error:.3f} over {layer.perturbations} perturbations"
             )
-    for file in files:
-        console.print(f"\nwrote {printable(str(file))}", soft_wrap=True, end="")
-    console.print()
+    terminal.print_files(console, files)

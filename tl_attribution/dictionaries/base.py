@@ -115,7 +115,7 @@ class Dictionary(abc.ABC):
         private: bool = False,
         revision: str | None = None,
         tag: str | None = None,
-        licence: str | None = None,
+        license: str | None = None,
         evaluation: Evaluated | None = None,
     ) -> Published:
         """Publish to the repository ``repo``, ``org/name``, in one commit, with a model card and
@@ -133,7 +133,7 @@ class Dictionary(abc.ABC):
             if evaluation is not None:
                 evaluation.to_json(folder / publishing.EVALUATION)
             return publishing.publish(
-                folder, repo, private=private, revision=revision, tag=tag, licence=licence
+                folder, repo, private=private, revision=revision, tag=tag, license=license
             )
 
     def encode(self, x: Streams) -> Activations:

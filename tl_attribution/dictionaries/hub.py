@@ -62,7 +62,7 @@ class Publication:
     """The numbers of ``evaluation.json`` over all layers, by name."""
     run: dict[str, Any] = field(default_factory=dict)
     """What ``run.json`` says of the training run."""
-    licence: str | None = None
+    license: str | None = None
 
     @property
     def size(self) -> int:

@@ -23,7 +23,7 @@ def publish(
     private: bool = False,
     revision: str | None = None,
     tag: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> Published:
     """Publish the dictionary at ``path`` (its folder, or its training run's) to the repository
     ``repo``, ``org/name``, in one commit: weights, settings, ``evaluation.json`` and a model card.
@@ -33,11 +33,11 @@ def publish(
     dictionary that is missing or damaged, HubError for what goes wrong at the Hub.
     """
     hub.check_repo(repo)
-    publication = gather(path, licence)
+    publication = gather(path, license)
     return hub.hub().publish(publication, repo, private=private, revision=revision, tag=tag)
 
 
-def gather(path: str | Path, licence: str | None = None) -> Publication:
+def gather(path: str | Path, license: str | None = None) -> Publication:
     """What would be published. Opens every file, so that nothing damaged is."""
     given = Path(path).expanduser()
     if not given.is_dir():
@@ -63,7 +63,7 @@ def gather(path: str | Path, licence: str | None = None) -> Publication:
         card=card if card.is_file() else None,
         evaluation=_summary(evaluation),
         run={} if run is None else read_json(run),
-        licence=licence,
+        license=license,
     )
 
 

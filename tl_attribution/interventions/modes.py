@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
+from tl_attribution.choices import Propagation
 from tl_attribution.errors import InputError
 from tl_attribution.interventions.clamps import Clamps
 from tl_attribution.interventions.edited_run import (
@@ -14,9 +15,6 @@ from tl_attribution.interventions.edited_run import (
     run_on_host,
 )
 from tl_attribution.replacement.prompt_run import PromptRun
-
-Propagation = Literal["direct", "constrained", "iterative"]
-"""How a change spreads: see :func:`tl_attribution.intervene`."""
 
 
 class InterventionMode(NamedTuple):

@@ -27,8 +27,8 @@ def forget_sessions() -> None:
 
 
 def files(state: State, repo: str = REPO, revision: str = "main") -> set[str]:
-    held = state.repos[repo]
-    return set(held.commits[held.resolve(revision) or ""]) - {".gitattributes"}
+    repository = state.repos[repo]
+    return set(repository.commits[repository.resolve(revision) or ""]) - {".gitattributes"}
 
 
 def publish(folder: Path, repo: str = REPO, **options: Any) -> Callable[[], Any]:
@@ -39,10 +39,10 @@ def load(source: str) -> Callable[[], Any]:
     return lambda: tla.load_dictionary(source)
 
 
-def told(kind: type[Exception], said: str, call: Callable[[], Any]) -> None:
+def raises_line(kind: type[Exception], message: str, call: Callable[[], Any]) -> None:
     """One line that says it, holds no secret, and shows nothing of the client's own error, which
     may hold signed links."""
-    with pytest.raises(kind, match=said) as error:
+    with pytest.raises(kind, match=message) as error:
         call()
     text = str(error.value)
     assert "\n" not in text

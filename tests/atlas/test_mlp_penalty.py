@@ -1,4 +1,4 @@
-"""The prices of Atlas's third stage: on what MLPs write, and on cities unlike their place."""
+"""The penalties of Atlas's third stage: on MLP outputs, and on differences between cities."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ def model(encode: Any) -> Any:
 
 @torch.no_grad()
 def test_writing_is_what_active_neurons_write_relative_to_the_first_batch(model: Any) -> None:
-    writing = mlp_penalty.Writing(model)
+    writing = mlp_penalty.WritePenalty(model)
     ids = torch.randint(3, 100, (4, 6))
     ids[0, 4:] = 0
     real = (ids != 0).float()
     model(ids)
-    assert float(writing.penalty(real)) == pytest.approx(mlp_penalty.PRICE)
+    assert float(writing.penalty(real)) == pytest.approx(mlp_penalty.WRITE_WEIGHT)
     model(torch.where(ids == 0, 7, ids))  # what stands where nothing is said costs nothing
-    assert float(writing.penalty(real)) == pytest.approx(mlp_penalty.PRICE, rel=1e-5)
+    assert float(writing.penalty(real)) == pytest.approx(mlp_penalty.WRITE_WEIGHT, rel=1e-5)
     last = model.transformer.h[1].mlp.c_proj.weight
     last *= 3  # of the last layer, so that nothing else changes
     model(ids)
-    assert float(writing.penalty(real)) == pytest.approx(mlp_penalty.PRICE * (1 + 3) / 2, rel=1e-5)
+    assert float(writing.penalty(real)) == pytest.approx(
+        mlp_penalty.WRITE_WEIGHT * (1 + 3) / 2, rel=1e-5
+    )
     writing.remove()
     model(torch.randint(3, 100, (1, 2)))
     assert len(writing.active[0]) == 4
@@ -52,19 +54,19 @@ def _written_instead(model: Any, encode: Any, of_city: float) -> list[tuple[str,
     returns where what it wrote is kept, with the city."""
     torch.manual_seed(1)
     places = {name: torch.randn(32) for name in PLACE_OF.values()}
-    own = {city: torch.randn(32) for city in PLACE_OF}
+    city_vectors = {city: torch.randn(32) for city in PLACE_OF}
     seen: list[Tensor] = []
     kept: list[tuple[str, Tensor]] = []
     model.transformer.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
 
     def write(_module: Any, _inputs: Any, out: Tensor) -> Tensor:
-        made = torch.zeros_like(out)
+        written = torch.zeros_like(out)
         for i, row in enumerate(seen[-1].tolist()):
             last = max(at for at, token in enumerate(row) if token)
             city = encode.decode([row[last]]).strip()
-            made[i, last] = places[PLACE_OF[city]] + of_city * own[city]
-            kept.append((PLACE_OF[city], made[i, last]))
-        return made
+            written[i, last] = places[PLACE_OF[city]] + of_city * city_vectors[city]
+            kept.append((PLACE_OF[city], written[i, last]))
+        return written
 
     model.transformer.h[0].mlp.register_forward_hook(write)
     return kept
@@ -76,18 +78,18 @@ def test_unlike_is_the_share_of_the_variance_within_places(
     model: Any, encode: Any, of_city: float
 ) -> None:
     kept = _written_instead(model, encode, of_city)
-    alike = mlp_penalty.Alike(model, corpus.split()[0], encode, seed=0)
-    found = float(alike.share())
+    penalty = mlp_penalty.CityPenalty(model, corpus.split()[0], encode, seed=0)
+    share_measured = float(penalty.share())
     written = torch.stack([vector for _, vector in kept])
     names = [place for place, _ in kept]
     assert len(set(names)) == mlp_penalty.PLACES
     within = 0.0
     for name in set(names):
-        own = written[[n == name for n in names]]
-        assert len(own) == mlp_penalty.CITIES
-        within += float((own - own.mean(0)).square().sum())
+        vectors = written[[n == name for n in names]]
+        assert len(vectors) == mlp_penalty.CITIES
+        within += float((vectors - vectors.mean(0)).square().sum())
     share = within / float((written - written.mean(0)).square().sum())
-    assert found == pytest.approx(share, abs=1e-6)
+    assert share_measured == pytest.approx(share, abs=1e-6)
     assert (share < 1e-9) == (of_city == 0)
-    mean = mlp_penalty.unlike(model, corpus.split()[0], encode, draws=3)
+    mean = mlp_penalty.mean_city_variance(model, corpus.split()[0], encode, draws=3)
     assert mean == pytest.approx(share, abs=0.1)
