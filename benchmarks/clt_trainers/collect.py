@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 
 import tl_attribution as tla
 from tl_attribution.atlas import corpus
-from tl_attribution.hosts.protocols import MlpPairs, host_for
+from tl_attribution.hosts.protocols import MlpPairs
+from tl_attribution.hosts.registry import host_for
 from tl_attribution.training.buffer import Buffer
 from tl_attribution.training.contexts import Contexts
 from tl_attribution.training.datasets import open_rows, reader_for

@@ -14,22 +14,20 @@ if TYPE_CHECKING:
 
 def install(module: ModuleType) -> None:
     """Register all of it. Installing twice changes nothing."""
-    from tl_attribution.dictionaries.plugin_sources import register_source
-    from tl_attribution.hosts.protocols import register_host
+    from tl_attribution.extend import ACTIVATION_READERS, DICTIONARY_SOURCES, HOSTS
     from tl_attribution.plugins.sae_lens.cross_layer import register
     from tl_attribution.plugins.sae_lens.hooked import SaeHookedHost
     from tl_attribution.plugins.sae_lens.releases import SOURCE
     from tl_attribution.plugins.sae_lens.store import reader
-    from tl_attribution.training.activation_reader import register_reader
 
-    register_reader(reader)
-    register_source(SOURCE)
+    ACTIVATION_READERS.register("sae_lens", reader)
+    DICTIONARY_SOURCES.register("sae_lens", SOURCE)
     register()
-    register_host(module.HookedSAETransformer, SaeHookedHost)
+    HOSTS.register(module.HookedSAETransformer, SaeHookedHost)
     if hasattr(module, "SAETransformerBridge"):  # with transformer-lens 3
         from tl_attribution.plugins.sae_lens.bridge import SaeBridgeHost
 
-        register_host(module.SAETransformerBridge, SaeBridgeHost)
+        HOSTS.register(module.SAETransformerBridge, SaeBridgeHost)
 
 
 def to_sae_lens(dictionary: Dictionary) -> CrossLayerTranscoderSAE:

@@ -23,19 +23,19 @@ def attribution_graph(self: Any, prompt: Prompt, dictionary: Dictionary, **optio
 def install(module: ModuleType) -> None:
     """Serve the model classes that this version of transformer_lens has. Installing twice changes
     nothing."""
-    from tl_attribution.hosts.protocols import register_host, register_loader
+    from tl_attribution.extend import HOSTS, MODEL_LOADERS
     from tl_attribution.plugins.transformer_lens.bridge import BridgeHost
     from tl_attribution.plugins.transformer_lens.hooked import HookedTransformerHost
     from tl_attribution.plugins.transformer_lens.loading import load
 
-    register_loader(load)
+    MODEL_LOADERS.register("transformer_lens", load)
     for owner, name, adapter in (
         (module, "HookedTransformer", HookedTransformerHost),
         (_model_bridge(), "TransformerBridge", BridgeHost),
     ):
         model_type = _class(owner, name)
         if model_type is not None:
-            register_host(model_type, adapter)
+            HOSTS.register(model_type, adapter)
             model_type.attribution_graph = attribution_graph
 
 

@@ -7,7 +7,8 @@ import torch
 
 from tests.models import FAMILIES, HOSTS, N_LAYERS, VOCAB, tiny
 from tl_attribution.errors import UnsupportedModelError
-from tl_attribution.hosts.protocols import Host, MlpPairs, host_for
+from tl_attribution.hosts.protocols import Host, MlpPairs
+from tl_attribution.hosts.registry import host_for
 from tl_attribution.hosts.sites import ReadSite, WriteSite
 
 LENGTHS = (9, 4, 9)

@@ -17,7 +17,7 @@ from tests.sae_lens.random_saes import CLASSES, transcoder, transcoders
 from tl_attribution.dictionaries.activations import JumpReLU, ReLU
 from tl_attribution.dictionaries.per_layer import TranscoderSet
 from tl_attribution.errors import InputError, MismatchError
-from tl_attribution.hosts.protocols import host_for
+from tl_attribution.hosts.registry import host_for
 
 X = torch.randn(N_LAYERS, 5, D_MODEL, generator=torch.Generator().manual_seed(1))
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import tl_attribution as tla
 from tests.models import FAMILIES, RAW_HOSTS, tiny
 from tests.training import runs
-from tl_attribution.hosts.protocols import host_for
+from tl_attribution.hosts.registry import host_for
 from tl_attribution.training import checkpoint
 from tl_attribution.training.callbacks import Callback, RunInfo, StepRecord
 

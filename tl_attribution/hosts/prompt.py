@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from tl_attribution.errors import InputError
-from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.protocols import Traceable
 from tl_attribution.shapes import TokenIds
 
 Prompt = Union[str, Sequence[int], Tensor]  # noqa: UP007  # evaluated on Python 3.10
 
 
-def token_ids(host: Host, prompt: Prompt) -> TokenIds:
+def token_ids(host: Traceable, prompt: Prompt) -> TokenIds:
     """Token ids of a prompt, on the CPU. Text gets the BOS token where the model wants one; ids are
     taken as they are. Raises InputError for an empty prompt, ids outside the vocabulary, or more
     tokens than the context holds."""
@@ -46,7 +46,7 @@ def token_ids(host: Host, prompt: Prompt) -> TokenIds:
     return ids.long().cpu()
 
 
-def resolve_prefix(host: Host, ids: TokenIds, prefix: int | None) -> int:
+def resolve_prefix(host: Traceable, ids: TokenIds, prefix: int | None) -> int:
     """Length of the prefix: ``None`` asks whether the first token is BOS. Raises InputError unless
     it leaves at least one position."""
     if prefix is None:

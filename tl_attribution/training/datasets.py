@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tl_attribution.errors import InputError
-from tl_attribution.hosts.protocols import Host
-from tl_attribution.training.activation_reader import Read, reader_for, register_reader
+from tl_attribution.hosts.protocols import Trainable
+from tl_attribution.training.activation_reader import Read, reader_for
 from tl_attribution.training.contexts import (
     Contexts,
     ContextSource,
@@ -32,7 +32,6 @@ __all__ = [
     "Read",
     "open_rows",
     "reader_for",
-    "register_reader",
 ]
 
 Progress = Callable[[int, int, str], None]
@@ -51,7 +50,7 @@ LOOKED_AT = 20
 
 def open_rows(
     dataset: Any,
-    host: Host,
+    host: Trainable,
     *,
     context: int,
     concat: bool = True,

@@ -11,8 +11,8 @@ import torch
 from tl_attribution.devices import free_memory
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, TooLargeError
-from tl_attribution.hosts.opening import open_host
-from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.opening import open_host, trainable
+from tl_attribution.hosts.protocols import Traceable
 from tl_attribution.training import distributed
 from tl_attribution.training.callbacks import Callback
 from tl_attribution.training.config import TrainingConfig
@@ -52,7 +52,7 @@ def train(
     that cannot go on; what was kept is said.
     """
     config = config or TrainingConfig()
-    host = open_host(model)
+    host = trainable(open_host(model))
     place = device or _accelerator(model)
     with distributed.joined(config.feature_shards, place) as team:
         _check(config, host, team)
@@ -76,7 +76,7 @@ def _describe(dataset: Any) -> str:
     return f"{type(dataset).__module__}.{type(dataset).__qualname__}"
 
 
-def _check(config: TrainingConfig, host: Host, team: ProcessGrid) -> None:
+def _check(config: TrainingConfig, host: Traceable, team: ProcessGrid) -> None:
     host.read_site(config.feature_input_hook)
     host.write_site(config.feature_output_hook)
     lanes = team.lanes

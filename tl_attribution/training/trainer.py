@@ -17,7 +17,7 @@ from torch import Tensor
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import TrainingError
 from tl_attribution.hosts.prompt import resolve_prefix
-from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.protocols import Trainable
 from tl_attribution.training import callbacks as watching
 from tl_attribution.training import checkpoint, normalization
 from tl_attribution.training.buffer import Batch, Buffer
@@ -56,7 +56,7 @@ class Trainer:
     def __init__(
         self,
         model: Any,
-        host: Host,
+        host: Trainable,
         dataset: Any,
         config: TrainingConfig,
         team: ProcessGrid,
