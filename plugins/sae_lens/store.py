@@ -1,19 +1,19 @@
-"""Activations by SAELens's multi-hook ``ActivationsStore``, where it serves, and where not.
+"""An activation reader by SAELens's multi-hook ``ActivationsStore``.
 
-``get_multi_hook_activations`` gives the tensors at several hooks from one forward pass, for tokens
-that are handed to it, and that is used. It declines, and the host's own ``read_mlps`` is used,
+``get_multi_hook_activations`` returns the activations at several hooks from one forward pass of
+given tokens. The reader declines, and the host's ``read_mlps`` is used instead,
 
-- where what features read or write is no hook's own value: an MLP's input after the norm's weight
-  on a HookedTransformer, an MLP's output before a post-norm;
-- where it would compute the logits of every token, which are larger than all that is read:
-  ``stop_at_layer`` prevents that on a HookedTransformer, and on a TransformerBridge, which cannot
-  stop after its last block, only a Hugging Face model that takes ``logits_to_keep``;
-- with transformer-lens 4, for which there is no sae-lens.
+- if no hook holds exactly what features read or write: an MLP's input after the norm's weight on a
+  HookedTransformer, an MLP's output before a post-norm;
+- if it would compute the logits of every token, which are larger than everything that is read:
+  ``stop_at_layer`` prevents that on a HookedTransformer; a TransformerBridge cannot stop after its
+  last block, so there only a Hugging Face model that takes ``logits_to_keep`` does;
+- with transformer-lens 4, which no sae-lens supports.
 
-Not used are the store's token iterator and its mixing buffer: that shuffles by PyTorch's global
-random state and keeps what is left of a batch for the next, so a run cannot be resumed bit for bit,
-it packs texts into rows but has no rows of one text with padding to be left out, and it does not
-divide a batch among processes.
+The store's token iterator and mixing buffer are not used: the buffer shuffles by PyTorch's global
+random state and keeps the rest of a batch for the next, so a run could not be resumed bit for bit;
+it packs texts into rows but has no rows of one text with padding; and it does not divide a batch
+among processes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tl_attribution.training.contexts import Contexts
 def reader(
     model: Any, host: Trainable, read: ReadSite, write: WriteSite
 ) -> Callable[[Contexts], MlpPairs] | None:
-    """A reader for :func:`tl_attribution.training.activation_reader.register_reader`, or None."""
+    """A reader by SAELens's store, or None where it cannot be used."""
     hooks = host.plain_hooks(read, write) if isinstance(host, TransformerLensHost) else None
     options = _without_logits(model)
     if hooks is None or options is None:
@@ -44,20 +44,22 @@ def reader(
     device = next(iter(model.parameters())).device
 
     def read_rows(rows: Contexts) -> MlpPairs:
-        found = store.get_multi_hook_activations(rows.ids.to(device))
-        inputs, outputs = (torch.stack([found[h] for h in side], 2) for side in (reads, writes))
-        return MlpPairs(_full(inputs), _full(outputs))
+        activations = store.get_multi_hook_activations(rows.ids.to(device))
+        inputs, outputs = (
+            torch.stack([activations[hook] for hook in hooks], 2) for hooks in (reads, writes)
+        )
+        return MlpPairs(_at_least_fp32(inputs), _at_least_fp32(outputs))
 
     return read_rows
 
 
-def _full(values: torch.Tensor) -> torch.Tensor:
-    """As the host's own reader gives them: in fp32 where the model is in a half precision."""
+def _at_least_fp32(values: torch.Tensor) -> torch.Tensor:
+    """In fp32 if the model is in half precision, as the host's reader returns them."""
     return values.detach().to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _without_logits(model: Any) -> dict[str, Any] | None:
-    """Options of a run that leave the unembedding out, or None where there are none."""
+    """Options of a run without the unembedding, or None if the model cannot leave it out."""
     hugging_face = getattr(model, "original_model", None)
     if hugging_face is None:
         return {}
@@ -75,7 +77,7 @@ def _store(model: Any, host: Trainable, hooks: list[str], options: dict[str, Any
         warnings.simplefilter("ignore", DeprecationWarning)
         return ActivationsStore.from_config_multi_hook(
             model,
-            # Never read: the rows come from our own sources. It is looked at once.
+            # Required, but only its first row is inspected: the rows come from our sources.
             dataset=[{"tokens": [0, 0]}],  # type: ignore[arg-type]  # a Dataset would warn
             hook_names=names,
             hook_d_ins=dict.fromkeys(names, host.d_model),

@@ -175,7 +175,7 @@ BROKEN: dict[str, tuple[Any, type[Exception], str]] = {
     "an odd hook": (
         lambda saes: transcoders(hook_name="model.layers.2.mlp"),
         InputError,
-        "'model.layers.2.mlp' is no hook of a block",
+        r"expected a hook of a block.*got 'model.layers.2.mlp'",
     ),
     "two layers in one": (
         lambda saes: [transcoder(hook_name_out="blocks.1.hook_mlp_out")],
