@@ -17,7 +17,8 @@ from torch import Tensor
 
 import tl_attribution as tla
 from tl_attribution.atlas.tables import STATES
-from tl_attribution.hosts.protocols import Host, host_for
+from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.registry import host_for
 
 PROMPT = "Fact: the capital of the state containing {} is"
 

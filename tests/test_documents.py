@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tl_attribution import extend
+from tl_attribution.registry import Registry
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -18,6 +22,19 @@ LINK = re.compile(r"\[[^\]]+\]\(([^)#]+)")
 
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(autouse=True)
+def registries() -> Iterator[None]:
+    """What a document registers is removed after it."""
+    registries = [
+        value for name in extend.__all__ if isinstance(value := getattr(extend, name), Registry)
+    ]
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, entries in zip(registries, before, strict=True):
+        for key in set(registry) - set(entries):
+            registry.unregister(key)
 
 
 def snippets() -> list[tuple[str, str]]:

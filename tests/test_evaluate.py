@@ -18,7 +18,7 @@ from tests.random_dictionaries import FEATURES, KINDS, transcoder
 from tl_attribution.dictionaries.activations import JumpReLU
 from tl_attribution.evaluation.metrics import Moments, density
 from tl_attribution.evaluation.results import DENSITY_EDGES, Evaluation, finite, mean
-from tl_attribution.hosts.protocols import host_for
+from tl_attribution.hosts.registry import host_for
 from tl_attribution.training.contexts import Contexts
 
 HOST = HOSTS[0]

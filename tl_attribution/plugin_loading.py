@@ -1,8 +1,8 @@
-"""Finds plugins and runs each one when its host library is imported, never before.
+"""Plugins: run each one when the library it serves is imported, never before.
 
-A plugin is an entry point in the group ``tl_attribution.plugins``. Its name is the host module to
-watch, its value a function that is called with that module as soon as it is imported, at once if it
-already was. Any package can declare one.
+A plugin is an entry point in the group ``tl_attribution.plugins``. Its name is the module to watch;
+its value is a function that is called with that module as soon as it is imported, or at once if it
+was already. Any package can declare one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GROUP = "tl_attribution.plugins"
 
 
 class PluginWarning(RuntimeWarning):
-    """A plugin that did not load: its host works as if the plugin were not installed."""
+    """A plugin did not load: the library it serves works as if it were not installed."""
 
 
 def watch_hosts() -> None:
@@ -32,8 +32,8 @@ def watch_hosts() -> None:
 
 
 def import_hosts(until: Callable[[], object] = lambda: None) -> None:
-    """Import the hosts that plugins watch and that are installed, so that their plugins run: all
-    of them, or one after the other until ``until()`` is true."""
+    """Import the installed modules that plugins watch, so that the plugins run: all of them, or one
+    by one until ``until()`` is true."""
     for plugin in entry_points(group=GROUP):
         if until():
             return
@@ -42,16 +42,16 @@ def import_hosts(until: Callable[[], object] = lambda: None) -> None:
 
 
 def import_host(name: str) -> None:
-    """Import one host if a plugin watches it, so that its plugin runs. Raises NotFoundError, with
-    the command that installs it, if a plugin watches it and it is not there."""
+    """Import one module if a plugin watches it, so that the plugin runs. Raises NotFoundError, with
+    the command that installs it, if a plugin watches it and it is not installed."""
     for plugin in entry_points(group=GROUP, name=name):
         if importlib.util.find_spec(name) is None:
-            raise NotFoundError(f"{name!r} is not installed: {_command(plugin)}")
+            raise NotFoundError(f"{name!r} is not installed: {_install_command(plugin)}")
         importlib.import_module(name)
 
 
-def _command(plugin: EntryPoint) -> str:
-    """What installs a plugin's host: the extra that is named after it, where there is one."""
+def _install_command(plugin: EntryPoint) -> str:
+    """The command that installs a plugin's library: by the extra named after it, if any."""
     extra = plugin.name.replace("_", "-")
     if plugin.dist is None or extra not in (plugin.dist.metadata.get_all("Provides-Extra") or []):
         return f"pip install {extra}"
@@ -64,8 +64,8 @@ def watch(plugin: EntryPoint) -> None:
 
 
 def run(plugin: EntryPoint, host: ModuleType) -> None:
-    """Load a plugin and call it with its host. Whatever goes wrong is a PluginWarning that names
-    the plugin and the cause: a broken plugin must not take its host down."""
+    """Load a plugin and call it with its host module. Any error becomes a PluginWarning that names
+    the plugin and the cause: a broken plugin must not break its host."""
     try:
         plugin.load()(host)
     except Exception as error:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 import tl_attribution as tla
 from tl_attribution.atlas import corpus
-from tl_attribution.hosts.protocols import Host, host_for
+from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.registry import host_for
 
 Means = Float[Tensor, "class position layer feature"]
 Members = Bool[Tensor, "class position layer feature"]

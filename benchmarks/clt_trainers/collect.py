@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 import tl_attribution as tla
 from tl_attribution.atlas import corpus
-from tl_attribution.hosts.protocols import MlpPairs, host_for
+from tl_attribution.hosts.protocols import MlpPairs
+from tl_attribution.hosts.registry import host_for
 from tl_attribution.training.activation_reader import ActivationReader, reader_for
 from tl_attribution.training.buffer import Buffer
 from tl_attribution.training.contexts import Contexts

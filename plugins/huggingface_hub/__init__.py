@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 def install(module: ModuleType) -> None:
     """Register the Hub. Idempotent."""
-    from tl_attribution.dictionaries.hub import register_hub
+    from tl_attribution.extend import HUBS
 
-    register_hub(HuggingFaceHub())
+    HUBS.register("huggingface_hub", HuggingFaceHub())
 
 
 class HuggingFaceHub:

@@ -1,5 +1,5 @@
-"""SAELens: cross-layer transcoders as an architecture of its, its transcoders and releases as
-dictionaries, its models as hosts, and its activation store for training where it serves.
+"""SAELens: cross-layer transcoders as one of its architectures, its transcoders and releases as
+dictionaries, its models as hosts, and its activation store for training where it can be used.
 :func:`install` runs when sae_lens is imported."""
 
 from __future__ import annotations
@@ -13,29 +13,27 @@ if TYPE_CHECKING:
 
 
 def install(module: ModuleType) -> None:
-    """Register all of it. Installing twice changes nothing."""
-    from tl_attribution.dictionaries.plugin_sources import register_source
-    from tl_attribution.hosts.protocols import register_host
+    """Register everything. Installing twice changes nothing."""
+    from tl_attribution.extend import ACTIVATION_READERS, DICTIONARY_SOURCES, HOSTS
     from tl_attribution.plugins.sae_lens.cross_layer import register
     from tl_attribution.plugins.sae_lens.hooked import SaeHookedHost
     from tl_attribution.plugins.sae_lens.releases import SOURCE
     from tl_attribution.plugins.sae_lens.store import reader
-    from tl_attribution.training.activation_reader import register_reader
 
-    register_reader(reader)
-    register_source(SOURCE)
+    ACTIVATION_READERS.register("sae_lens", reader)
+    DICTIONARY_SOURCES.register("sae_lens", SOURCE)
     register()
-    register_host(module.HookedSAETransformer, SaeHookedHost)
+    HOSTS.register(module.HookedSAETransformer, SaeHookedHost)
     if hasattr(module, "SAETransformerBridge"):  # with transformer-lens 3
         from tl_attribution.plugins.sae_lens.bridge import SaeBridgeHost
 
-        register_host(module.SAETransformerBridge, SaeBridgeHost)
+        HOSTS.register(module.SAETransformerBridge, SaeBridgeHost)
 
 
 def to_sae_lens(dictionary: Dictionary) -> CrossLayerTranscoderSAE:
-    """A cross-layer transcoder as an SAE of SAELens, its weights copied; ``tla.load_dictionary``
-    gives it back. Raises InputError for dictionaries of another kind, and for what SAELens has no
-    place for."""
+    """Convert a cross-layer transcoder to an SAE of SAELens, copying its weights;
+    ``tla.load_dictionary`` is the inverse. Raises InputError for dictionaries of another kind, and
+    for parts that SAELens cannot represent."""
     import sae_lens  # noqa: F401  # runs install, which must not begin in the middle of cross_layer
 
     from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
@@ -44,6 +42,7 @@ def to_sae_lens(dictionary: Dictionary) -> CrossLayerTranscoderSAE:
 
     if not isinstance(dictionary, CrossLayerTranscoder):
         raise InputError(
-            f"only a cross-layer transcoder becomes one SAE of SAELens; this is a {dictionary!r}"
+            "expected a cross-layer transcoder, which becomes one SAE of SAELens, got "
+            f"{dictionary!r}"
         )
     return CrossLayerTranscoderSAE.from_dictionary(dictionary)

@@ -1,9 +1,9 @@
-"""SAELens's SAETransformerBridge as a host.
+"""The adapter of SAELens's SAETransformerBridge.
 
-Its ``hook_dict`` leaves out the names of TransformerLens that TransformerBridge's has, such as
-blocks.0.hook_resid_pre for blocks.0.hook_in, and the hook it puts back where an SAE was attached
-has lost its full name. A run ignores hooks of such names and says nothing. Here each hook has its
-full name and is asked for by it.
+Its ``hook_dict`` lacks the names of TransformerLens that TransformerBridge's has, such as
+blocks.0.hook_resid_pre for blocks.0.hook_in, and the hook that it restores where an SAE was
+attached has lost its full name. A run silently ignores hooks of such names. Here each hook has its
+full name and is addressed by it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tl_attribution.plugins.sae_lens.hooked import check_nothing_attached
 from tl_attribution.plugins.transformer_lens.bridge import BridgeHost
 
 
-class Named:
-    """The model, with runs that know each hook by all its names."""
+class AliasedBridge:
+    """The model, whose runs take every name of a hook."""
 
     def __init__(self, model: SAETransformerBridge) -> None:
         self.model = model
@@ -29,8 +29,10 @@ class Named:
         for name, hook in hooks.items():
             if hook.name not in hooks:
                 hook.name = name
-        known = super(SAETransformerBridge, model).hook_dict
-        self.own = {name: str(h.name) for name, h in known.items() if isinstance(h, HookPoint)}
+        aliased = super(SAETransformerBridge, model).hook_dict
+        self.full_names = {
+            alias: str(hook.name) for alias, hook in aliased.items() if isinstance(hook, HookPoint)
+        }
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -38,19 +40,19 @@ class Named:
     def run_with_cache(
         self, tokens: Tensor, names_filter: Callable[[str], bool], **options: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As the model's own."""
-        wanted = {name: own for name, own in self.own.items() if names_filter(name)}
+        """As the model's ``run_with_cache``."""
+        names = {alias: full for alias, full in self.full_names.items() if names_filter(alias)}
         out, cache = self.model.run_with_cache(
-            tokens, names_filter=set(wanted.values()).__contains__, **options
+            tokens, names_filter=set(names.values()).__contains__, **options
         )
-        return out, {name: cache[own] for name, own in wanted.items() if own in cache}
+        return out, {alias: cache[full] for alias, full in names.items() if full in cache}
 
     def run_with_hooks(
         self, tokens: Tensor, fwd_hooks: list[tuple[str, Callable[..., Any]]], **options: Any
     ) -> Any:
-        """As the model's own."""
+        """As the model's ``run_with_hooks``."""
         hooks: list[tuple[str | Callable[..., Any], Callable[..., Any]]] = [
-            (self.own.get(name, name), hook) for name, hook in fwd_hooks
+            (self.full_names.get(name, name), hook) for name, hook in fwd_hooks
         ]
         return self.model.run_with_hooks(tokens, fwd_hooks=hooks, **options)
 
@@ -60,12 +62,12 @@ class SaeBridgeHost(BridgeHost):
 
     def __init__(self, model: SAETransformerBridge) -> None:
         check_nothing_attached(model)
-        super().__init__(Named(model))
+        super().__init__(AliasedBridge(model))
 
     def plain_hooks(self, read: ReadSite, write: WriteSite) -> tuple[list[str], list[str]] | None:
-        """Each layer's hooks that hold just what is read and written, by the bridge's own names."""
-        found = super().plain_hooks(read, write)
-        if found is None:
+        """Each layer's hooks that hold exactly what features read and write, by full name."""
+        hooks = super().plain_hooks(read, write)
+        if hooks is None:
             return None
-        reads, writes = ([self.model.own[name] for name in side] for side in found)
+        reads, writes = ([self.model.full_names[name] for name in names] for names in hooks)
         return reads, writes

@@ -18,9 +18,10 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from tl_attribution.errors import InputError
-from tl_attribution.hosts.protocols import host_for
+from tl_attribution.hosts.registry import host_for
 from tl_attribution.hosts.sites import ReadSite, WriteSite
 from tl_attribution.plugins.transformer_lens import hook_names
+from tl_attribution.plugins.transformer_lens.adapter import TransformerLensHost
 
 if TYPE_CHECKING:
     from tl_attribution.plugins.sae_lens.cross_layer import CrossLayerTranscoderSAE
@@ -128,9 +129,9 @@ def _hooks(clt: CrossLayerTranscoderSAE, model: Any) -> list[tuple[str, str]]:
         )
     read, write = clt.cfg.feature_input_hook, clt.cfg.feature_output_hook
     site, target = host.read_site(read), host.write_site(write)
-    plain: Any = getattr(host, "plain_hooks", lambda *_: None)
-    reads = plain(site, WriteSite(before_norm=False))
-    writes = plain(ReadSite("mlp", "none"), target)
+    plain = isinstance(host, TransformerLensHost)
+    reads = host.plain_hooks(site, WriteSite(before_norm=False)) if plain else None
+    writes = host.plain_hooks(ReadSite("mlp", "none"), target) if plain else None
     layers = range(host.n_layers)
     found = (
         reads[0] if reads else [hook_names.block(i, read) for i in layers if site.norm == "affine"],

@@ -1,4 +1,4 @@
-"""SAELens's HookedSAETransformer as a host, as long as nothing is attached to it."""
+"""The adapter of SAELens's HookedSAETransformer, for models without attached SAEs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tl_attribution.plugins.transformer_lens.hooked import HookedTransformerHost
 
 
 def check_nothing_attached(model: Any) -> None:
-    """Raise UnsupportedModelError if SAEs are attached: they take the place of hooks."""
+    """Raise UnsupportedModelError if SAEs are attached: they replace hooks."""
     if model.acts_to_saes:
         raise UnsupportedModelError(
             f"{model.cfg.model_name} has SAEs attached at {', '.join(sorted(model.acts_to_saes))}; "
-            "take them away with model.reset_saes()"
+            "remove them with model.reset_saes()"
         )
 
 

@@ -24,17 +24,18 @@ from typing import Any
 
 import torch
 
-from tl_attribution.hosts.protocols import Host, MlpPairs
+from tl_attribution.hosts.protocols import MlpPairs, Trainable
 from tl_attribution.hosts.sites import ReadSite, WriteSite
+from tl_attribution.plugins.transformer_lens.adapter import TransformerLensHost
 from tl_attribution.training.activation_reader import ActivationReader
 from tl_attribution.training.contexts import Contexts
 
 
-def reader(model: Any, host: Host, read: ReadSite, write: WriteSite) -> ActivationReader | None:
-    """A reader for :func:`tl_attribution.training.activation_reader.register_reader`, or None to
-    decline."""
-    plain_hooks = getattr(host, "plain_hooks", None)
-    hooks = None if plain_hooks is None else plain_hooks(read, write)
+def reader(
+    model: Any, host: Trainable, read: ReadSite, write: WriteSite
+) -> ActivationReader | None:
+    """A reader by SAELens's store, or None where it cannot be used."""
+    hooks = host.plain_hooks(read, write) if isinstance(host, TransformerLensHost) else None
     options = _without_logits(model)
     if hooks is None or options is None:
         return None
@@ -69,7 +70,7 @@ def _without_logits(model: Any) -> dict[str, Any] | None:
     return {"logits_to_keep": 1, "output_attentions": False}
 
 
-def _store(model: Any, host: Host, hooks: list[str], options: dict[str, Any]) -> Any:
+def _store(model: Any, host: Trainable, hooks: list[str], options: dict[str, Any]) -> Any:
     from sae_lens.training.activations_store import ActivationsStore
 
     names = list(dict.fromkeys(hooks))

@@ -1,48 +1,38 @@
-"""TransformerLens: serves HookedTransformer and TransformerBridge, and gives both the method
-``attribution_graph``. :func:`install` runs when transformer_lens is imported, first or last."""
+"""TransformerLens: adapts HookedTransformer and TransformerBridge, and adds the method
+``attribution_graph`` to both. :func:`install` runs when transformer_lens is imported, whichever of
+the two packages is imported first."""
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from tl_attribution.dictionaries.base import Dictionary
-    from tl_attribution.graph.graph import Graph
-    from tl_attribution.hosts.prompt import Prompt
-
-
-def attribution_graph(self: Any, prompt: Prompt, dictionary: Dictionary, **options: Any) -> Graph:
-    """The attribution graph of one prompt: see :func:`tl_attribution.attribute`, which this calls
-    with the model as its first argument."""
-    from tl_attribution.attribution.attribute import attribute
-
-    return attribute(self, prompt, dictionary, **options)
+from typing import Any
 
 
 def install(module: ModuleType) -> None:
     """Serve the model classes that this version of transformer_lens has. Installing twice changes
     nothing."""
-    from tl_attribution.hosts.protocols import register_host, register_loader
+    from tl_attribution.attribution.attribute import attribute
+    from tl_attribution.extend import HOSTS, MODEL_LOADERS
     from tl_attribution.plugins.transformer_lens.bridge import BridgeHost
     from tl_attribution.plugins.transformer_lens.hooked import HookedTransformerHost
     from tl_attribution.plugins.transformer_lens.loading import load
 
-    register_loader(load)
+    MODEL_LOADERS.register("transformer_lens", load)
     for owner, name, adapter in (
         (module, "HookedTransformer", HookedTransformerHost),
         (_model_bridge(), "TransformerBridge", BridgeHost),
     ):
         model_type = _class(owner, name)
         if model_type is not None:
-            register_host(model_type, adapter)
-            model_type.attribution_graph = attribution_graph
+            HOSTS.register(model_type, adapter)
+            # The function itself, so that help() shows its signature and its documentation.
+            model_type.attribution_graph = attribute
 
 
 def _class(owner: ModuleType | None, name: str) -> Any:
     try:
         return getattr(owner, name, None)
-    except ImportError:  # how transformer-lens 4 says that HookedTransformer is gone
+    except ImportError:  # raised by transformer-lens 4 for HookedTransformer
         return None
 
 

@@ -1,4 +1,4 @@
-"""What both TransformerLens models share: one forward pass with hooks that only read."""
+"""The adapter of TransformerLens's models, but for what differs between their two classes."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from tl_attribution.hosts.protocols import EditMlps, MlpPairs, ReplaceMlp
 from tl_attribution.hosts.sites import ReadSite, WriteSite
 from tl_attribution.hosts.snapshot import Block, Snapshot
 from tl_attribution.plugins.transformer_lens import hook_names, tokens
-from tl_attribution.plugins.transformer_lens.capture import check_finite, look, only_place
-from tl_attribution.plugins.transformer_lens.editing import Editing
+from tl_attribution.plugins.transformer_lens.capture import capture, check_finite, dtype_and_device
+from tl_attribution.plugins.transformer_lens.editing import EditedPass
 from tl_attribution.shapes import Streams, TokenIds
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
-"""How far the frozen model may be from the host, by the host's dtype; half precisions get more."""
+"""Largest allowed difference between the frozen model and the host, by the host's dtype."""
 TOLERANCE_HALF = 5e-2
+"""The same for half precisions."""
 
 
 class NormWeights(NamedTuple):
-    """A norm as the host holds it: its hooks' prefix, weights, and whether it centres.
-    ``hooked_late``: its hook_normalized comes after weight and bias."""
+    """A norm of the model: its hooks' prefix, its weights, and whether it centers.
+    ``hooked_after_weight``: its hook_normalized comes after weight and bias."""
 
     hooks: str
-    centred: bool
+    centered: bool
     weight: Tensor | None
     bias: Tensor | None
-    hooked_late: bool = False
+    hooked_after_weight: bool = False
 
 
 class AttentionWeights(NamedTuple):
-    """Value and output weights, one entry a key/value head and a query head."""
+    """Value weights, one entry per key/value head, and output weights, one per query head."""
 
     W_V: Tensor
     b_V: Tensor | None
@@ -63,7 +64,7 @@ class TransformerLensHost(abc.ABC):
         self.parallel = bool(getattr(cfg, "parallel_attn_mlp", False))
         cap = getattr(cfg, "output_logits_soft_cap", None)
         self.soft_cap = float(cap) if cap is not None and cap > 0 else None
-        self.dtype, self.device = only_place(self.name, model)
+        self.dtype, self.device = dtype_and_device(self.name, model)
         self.compute_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @abc.abstractmethod
@@ -76,31 +77,31 @@ class TransformerLensHost(abc.ABC):
 
     @abc.abstractmethod
     def new_cache(self, rows: int) -> Any:
-        """An empty store of keys and values."""
+        """An empty cache of keys and values."""
 
     @abc.abstractmethod
-    def caching(self, cache: Any, token_ids: Tensor) -> dict[str, Any]:
-        """What the forward pass is given, besides tokens, to go on from a cache."""
+    def cache_options(self, cache: Any, token_ids: Tensor) -> dict[str, Any]:
+        """Options of a forward pass that continues from a cache."""
 
     @abc.abstractmethod
     def replace_before_norm(
         self, layer: int, hook: Callable[..., Tensor]
     ) -> tuple[list[tuple[str, Callable[..., Tensor]]], Any]:
-        """How to replace an MLP's output before its post-norm: named hooks, and a handle with
-        ``remove`` for what is no named hook (or None)."""
+        """Hooks that replace an MLP's output before its post-norm: named hooks, and the handle of a
+        module hook to remove, or None."""
 
     # Tokens
 
     def tokenize(self, text: str, *, with_bos: bool) -> list[int]:
-        """Token ids of a text, cut at the context's length."""
+        """Tokenize a text, cut at the context's length."""
         return tokens.tokenize(self.model, text, with_bos)
 
     def tokenize_all(self, texts: Sequence[str], *, with_bos: bool) -> list[list[int]]:
-        """Token ids of many texts, of any length."""
+        """Tokenize many texts of any length."""
         return tokens.tokenize_all(self.model, texts, with_bos)
 
     def tokenizer_digest(self) -> str:
-        """A hash of all that the tokenizer's ids depend on."""
+        """A hash of everything that the tokenizer's ids depend on."""
         return tokens.digest(self.model)
 
     def token_strings(self, token_ids: list[int]) -> tuple[str, ...]:
@@ -136,7 +137,7 @@ class TransformerLensHost(abc.ABC):
         return "ln1" if self.parallel and not self._has(layer, "ln2") else "ln2"
 
     def post_norm_name(self, layer: int, name: str) -> str | None:
-        """The name, if the block has a post-norm of this name."""
+        """The name of a post-norm if the block has it, else None."""
         return name if self._has(layer, name) else None
 
     def _check_block(self, layer: int) -> None:
@@ -151,13 +152,13 @@ class TransformerLensHost(abc.ABC):
             raise UnsupportedModelError(f"{self.name} has no ln_final, which this adapter reads")
 
     def mlp(self, layer: int) -> MlpWeights:
-        """One layer's MLP weights. Raises UnsupportedModelError unless it is plain or gated."""
+        """Weights of one layer's MLP. Raises UnsupportedModelError unless it is plain or gated."""
         self._check_block(layer)
         mlp = self.model.blocks[layer].mlp
 
         def part(name: str) -> Tensor | None:
-            found = getattr(mlp, name, None)
-            return found.detach() if isinstance(found, Tensor) else None
+            weight = getattr(mlp, name, None)
+            return weight.detach() if isinstance(weight, Tensor) else None
 
         W_in, W_out = part("W_in"), part("W_out")
         if W_in is None or W_out is None:
@@ -171,50 +172,51 @@ class TransformerLensHost(abc.ABC):
     # Runs
 
     def _run(self, token_ids: TokenIds, hooks: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        wanted = set(hooks)
+        names = set(hooks)
         tokens = token_ids[None].to(self.device)
         with torch.no_grad():
             logits, cache = self.model.run_with_cache(
-                tokens, names_filter=lambda name: name in wanted, return_type="logits"
+                tokens, names_filter=lambda name: name in names, return_type="logits"
             )
-        found = {
-            name: cache[name][0].detach().to(self.compute_dtype) for name in wanted & set(cache)
+        values = {
+            name: cache[name][0].detach().to(self.compute_dtype) for name in names & set(cache)
         }
-        if lacking := sorted(wanted - set(found)):
+        if lacking := sorted(names - set(values)):
             raise UnsupportedModelError(
                 f"{self.name} lacks the hooks {', '.join(lacking[:4])}, which this adapter reads"
             )
-        return logits[0].detach().to(self.compute_dtype), found
+        return logits[0].detach().to(self.compute_dtype), values
 
     def read(self, token_ids: TokenIds, site: ReadSite) -> Streams:
         """What features read at every layer, in one forward pass."""
         hooks = [self.read_hook(layer, site) for layer in range(self.n_layers)]
-        _, found = self._run(token_ids, hooks)
+        _, values = self._run(token_ids, hooks)
         return torch.stack(
-            [self.at_site(layer, found[hook], site) for layer, hook in enumerate(hooks)]
+            [self.read_from_hook(layer, values[hook], site) for layer, hook in enumerate(hooks)]
         )
 
     def read_mlps(
         self, token_ids: Int[Tensor, "row position"], read: ReadSite, write: WriteSite
     ) -> MlpPairs:
-        """What every MLP's features read and should write, in one forward pass."""
+        """What features of every layer read and should write, in one forward pass."""
         layers = range(self.n_layers)
         for layer in layers:
             self._check_block(layer)
         reads = [self.read_hook(layer, read) for layer in layers]
         writes = [self._write_hooks(layer, write) for layer in layers]
-        found = look(self.model, token_ids, {*reads, *(hook for pair in writes for hook in pair)})
-        flat = {hook: t.to(self.compute_dtype).flatten(0, 1) for hook, t in found.items()}
-        inputs = [self.at_site(layer, flat[reads[layer]], read) for layer in layers]
+        hooks = {*reads, *(hook for parts in writes for hook in parts)}
+        values = capture(self.model, token_ids, hooks)
+        flat = {hook: t.to(self.compute_dtype).flatten(0, 1) for hook, t in values.items()}
+        inputs = [self.read_from_hook(layer, flat[reads[layer]], read) for layer in layers]
         outputs = [
-            math.prod((flat[hook] for hook in hooks[1:]), start=flat[hooks[0]]) for hooks in writes
+            math.prod((flat[hook] for hook in parts[1:]), start=flat[parts[0]]) for parts in writes
         ]
         shape = tuple(token_ids.shape)
         return MlpPairs(*(torch.stack(x, 1).unflatten(0, shape) for x in (inputs, outputs)))
 
     def plain_hooks(self, read: ReadSite, write: WriteSite) -> tuple[list[str], list[str]] | None:
-        """Each layer's hooks that hold just what is read and written, or None if some value has to
-        be computed from what hooks hold."""
+        """Each layer's hooks that hold exactly what features read and write, or None if some value
+        has to be computed from a hook's."""
         layers = range(self.n_layers)
         for layer in layers:
             self._check_block(layer)
@@ -231,24 +233,24 @@ class TransformerLensHost(abc.ABC):
             return True
         norm = self._norm(layer, self._mlp_norm_name(layer))
         weighted = norm.weight is not None or norm.bias is not None
-        return not weighted or (site.norm == "affine") == norm.hooked_late
+        return not weighted or (site.norm == "affine") == norm.hooked_after_weight
 
     def _write_hooks(self, layer: int, site: WriteSite) -> tuple[str, ...]:
-        """Hooks whose product is what the MLP writes at a site."""
+        """Hooks whose product is the MLP's output at a write site."""
         if not site.before_norm or not self.post_norm_name(layer, "ln2_post"):
             return (hook_names.block(layer, "hook_mlp_out"),)
         parts = ("hook_normalized", "hook_scale")
         return tuple(hook_names.block(layer, f"ln2_post.{part}") for part in parts)
 
     def read_hook(self, layer: int, site: ReadSite) -> str:
-        """The hook that holds what is read at a site, or what it is computed from."""
+        """The hook at a read site, or the one that its value is computed from."""
         if site.norm != "none":
             return hook_names.block(layer, f"{self._mlp_norm_name(layer)}.hook_normalized")
         early = site.place == "resid_pre" or self.parallel
         return hook_names.block(layer, "hook_resid_pre" if early else "hook_resid_mid")
 
-    def at_site(self, layer: int, hooked: Tensor, site: ReadSite) -> Tensor:
-        """What is read at a site, from what :meth:`read_hook`'s hook holds."""
+    def read_from_hook(self, layer: int, hooked: Tensor, site: ReadSite) -> Tensor:
+        """Compute what features read at a site from the value of :meth:`read_hook`'s hook."""
         if site.norm == "none":
             return hooked
         norm = self._norm(layer, self._mlp_norm_name(layer))
@@ -258,27 +260,27 @@ class TransformerLensHost(abc.ABC):
         return self._frozen(norm, hooked.new_ones(len(hooked), 1)).weighted(normalized)
 
     def _normalized(self, norm: NormWeights, hooked: Tensor) -> Tensor:
-        """What a norm's hook_normalized holds, before weight and bias whatever the version."""
-        if not norm.hooked_late or norm.weight is None:
+        """The value of a norm's hook_normalized, before weight and bias in every version."""
+        if not norm.hooked_after_weight or norm.weight is None:
             return hooked
         bias = 0.0 if norm.bias is None else norm.bias.detach().to(hooked)
         return (hooked - bias) / norm.weight.detach().to(hooked)
 
     def _frozen(self, norm: NormWeights, scale: Tensor) -> FrozenNorm:
-        def ready(tensor: Tensor | None) -> Tensor | None:
+        def converted(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.detach().to(self.compute_dtype)
 
-        return FrozenNorm(scale, norm.centred, ready(norm.weight), ready(norm.bias))
+        return FrozenNorm(scale, norm.centered, converted(norm.weight), converted(norm.bias))
 
     def run_replacing_mlps(
         self, token_ids: TokenIds, read: ReadSite, write: WriteSite, replace: ReplaceMlp
     ) -> Float[Tensor, "position vocab"]:
         """Logits of a run with every MLP's output replaced."""
 
-        def of_one_row(layer: int, x: Tensor, out: Tensor) -> Tensor:
+        def replace_in_row(layer: int, x: Tensor, out: Tensor) -> Tensor:
             return replace(layer, x[0], out[0])[None]
 
-        return self.run_edited(token_ids[None], read, write, of_one_row)[0]
+        return self.run_edited(token_ids[None], read, write, replace_in_row)[0]
 
     def run_edited(
         self,
@@ -290,30 +292,30 @@ class TransformerLensHost(abc.ABC):
         patterns: Sequence[Float[Tensor, "head position position"]] | None = None,
         cache: Any = None,
     ) -> Float[Tensor, "row position vocab"]:
-        """Logits of several rows with every MLP's output edited, and the attention patterns given.
-        Raises UnsupportedModelError if an edit was never asked for."""
-        run = Editing(self, read, write, edit, patterns)
-        options = {} if cache is None else self.caching(cache, token_ids)
+        """Logits of several rows with every MLP's output edited and, with ``patterns``, every
+        attention pattern replaced. Raises UnsupportedModelError if a hook was not reached."""
+        run = EditedPass(self, read, write, edit, patterns)
+        options = {} if cache is None else self.cache_options(cache, token_ids)
         return run.logits(token_ids, options).to(self.compute_dtype)
 
     # Snapshot
 
     def snapshot(self, token_ids: TokenIds) -> Snapshot:
-        """One forward pass with all that is frozen on it; proves itself before it is returned."""
+        """Run the model once and check the snapshot. Raises ProofError or UnsupportedModelError."""
         for layer in range(self.n_layers):
             self._check_block(layer)
         norms = self._norms()
-        logits, found = self._run(token_ids, self._hooks(norms.values()))
-        check_finite(self.name, logits, found)
-        positions = found.get("hook_pos_embed")
-        first = found[hook_names.block(0, "hook_resid_pre")]
+        logits, values = self._run(token_ids, self._hooks(norms.values()))
+        check_finite(self.name, logits, values)
+        positions = values.get("hook_pos_embed")
+        first = values[hook_names.block(0, "hook_resid_pre")]
         snapshot = Snapshot(
             token_ids=token_ids.cpu(),
             token_embedding=first if positions is None else first - positions,
             position_embedding=positions,
-            blocks=tuple(self._block(layer, norms, found) for layer in range(self.n_layers)),
-            final_norm=self._scaled(norms["ln_final"], found),
-            final_resid=found[hook_names.block(self.n_layers - 1, "hook_resid_post")],
+            blocks=tuple(self._block(layer, norms, values) for layer in range(self.n_layers)),
+            final_norm=self._scaled(norms["ln_final"], values),
+            final_resid=values[hook_names.block(self.n_layers - 1, "hook_resid_post")],
             W_U=self.model.W_U.detach().to(self.compute_dtype),
             b_U=self._unembedding_bias(),
             soft_cap=self.soft_cap,
@@ -328,36 +330,36 @@ class TransformerLensHost(abc.ABC):
 
     def _norms(self) -> dict[str, NormWeights]:
         """Every norm of the model by its hooks' prefix."""
-        found = [self._norm(None, "ln_final")]
+        norms = [self._norm(None, "ln_final")]
         for layer in range(self.n_layers):
             present = [n for n in ("ln1", "ln2", "ln1_post", "ln2_post") if self._has(layer, n)]
-            found += [self._norm(layer, name) for name in present]
-        return {norm.hooks: norm for norm in found}
+            norms += [self._norm(layer, name) for name in present]
+        return {norm.hooks: norm for norm in norms}
 
     def _hooks(self, norms: Iterable[NormWeights]) -> list[str]:
-        wanted = [f"{norm.hooks}.hook_scale" for norm in norms]
+        hooks = [f"{norm.hooks}.hook_scale" for norm in norms]
         for layer in range(self.n_layers):
             parts = ["hook_resid_pre", "attn.hook_pattern", "hook_mlp_out"]
             parts.append(f"{self._mlp_norm_name(layer)}.hook_normalized")
             if self.post_norm_name(layer, "ln2_post"):
                 parts.append("ln2_post.hook_normalized")
-            wanted += [hook_names.block(layer, part) for part in parts]
-        wanted.append(hook_names.block(self.n_layers - 1, "hook_resid_post"))
+            hooks += [hook_names.block(layer, part) for part in parts]
+        hooks.append(hook_names.block(self.n_layers - 1, "hook_resid_post"))
         if getattr(self.model.cfg, "positional_embedding_type", None) == "standard":
-            wanted.append("hook_pos_embed")
-        return wanted
+            hooks.append("hook_pos_embed")
+        return hooks
 
-    def _scaled(self, norm: NormWeights, found: dict[str, Tensor]) -> FrozenNorm:
-        return self._frozen(norm, found[f"{norm.hooks}.hook_scale"])
+    def _scaled(self, norm: NormWeights, values: dict[str, Tensor]) -> FrozenNorm:
+        return self._frozen(norm, values[f"{norm.hooks}.hook_scale"])
 
-    def _block(self, layer: int, norms: dict[str, NormWeights], found: dict[str, Tensor]) -> Block:
+    def _block(self, layer: int, norms: dict[str, NormWeights], values: dict[str, Tensor]) -> Block:
         def hooked(name: str) -> Tensor:
-            return found[hook_names.block(layer, name)]
+            return values[hook_names.block(layer, name)]
 
         def norm(name: str) -> FrozenNorm:
-            return self._scaled(norms[hook_names.block(layer, name)], found)
+            return self._scaled(norms[hook_names.block(layer, name)], values)
 
-        def ready(weight: Tensor) -> Tensor:
+        def converted(weight: Tensor) -> Tensor:
             return weight.detach().to(self.compute_dtype)
 
         mlp_norm = self._mlp_norm_name(layer)
@@ -370,10 +372,10 @@ class TransformerLensHost(abc.ABC):
         return Block(
             attention=FrozenAttention(
                 pattern=hooked("attn.hook_pattern"),
-                W_V=ready(weights.W_V),
-                b_V=None if weights.b_V is None else ready(weights.b_V),
-                W_O=ready(weights.W_O),
-                b_O=None if weights.b_O is None else ready(weights.b_O),
+                W_V=converted(weights.W_V),
+                b_V=None if weights.b_V is None else converted(weights.b_V),
+                W_O=converted(weights.W_O),
+                b_O=None if weights.b_O is None else converted(weights.b_O),
                 norm=norm("ln1"),
                 post_norm=norm(attention_post) if attention_post else None,
             ),

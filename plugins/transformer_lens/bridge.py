@@ -20,12 +20,12 @@ class BridgeHost(TransformerLensHost):
     """Reads weights through the bridge's own properties, which give TransformerLens's layout."""
 
     def attention(self, layer: int) -> AttentionWeights:
-        """Values come one a key/value head."""
+        """Weights of one block's attention, the values one per key/value head."""
         attn = self.model.blocks[layer].attn
         return AttentionWeights(attn.W_V, attn.b_V, attn.W_O, attn.b_O)
 
     def norm(self, hooks: str, module: nn.Module) -> NormWeights:
-        """Gemma stores its norms' weights as an offset from one."""
+        """A norm's weights. Gemma stores them as an offset from one."""
         bridge: Any = module
         weight = getattr(bridge, "weight", None)
         if weight is not None and getattr(self.model.cfg, "rmsnorm_uses_offset", False):
@@ -34,19 +34,19 @@ class BridgeHost(TransformerLensHost):
         return NormWeights(hooks, not bridge.uses_rms_norm, weight, bias)
 
     def new_cache(self, rows: int) -> Any:
-        """A cache of Hugging Face's, which takes any number of rows."""
+        """A cache of Hugging Face's transformers, which takes any number of rows."""
         from transformers import DynamicCache
 
         del rows
         return DynamicCache()
 
-    def caching(self, cache: Any, token_ids: Tensor) -> dict[str, Any]:
-        """The cache grows as the model runs."""
+    def cache_options(self, cache: Any, token_ids: Tensor) -> dict[str, Any]:
+        """Options of a forward pass with a cache, which grows as the model runs."""
         del token_ids
         return {"past_key_values": cache, "use_cache": True}
 
     def replace_before_norm(
         self, layer: int, hook: Callable[..., Tensor]
     ) -> tuple[list[tuple[str, Callable[..., Tensor]]], Any]:
-        """The MLP's own output hook comes before the post-norm."""
+        """Hook the MLP's output, which is before the post-norm."""
         return [(hook_names.block(layer, "mlp.hook_out"), hook)], None

@@ -1,4 +1,4 @@
-"""A forward pass of several rows whose MLP outputs and attention patterns are edited on the way."""
+"""Forward passes of several rows with edited MLP outputs and attention patterns."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tl_attribution.plugins.transformer_lens import hook_names
 Hook = Callable[..., Any]
 
 
-class Editing:
-    """The hooks of one such pass on a TransformerLensHost; they are gone when it is over."""
+class EditedPass:
+    """The hooks of one edited forward pass of a TransformerLensHost; removed when it ends."""
 
     def __init__(
         self,
@@ -30,14 +30,14 @@ class Editing:
     ) -> None:
         self.host, self.read, self.write, self.edit = host, read, write, edit
         self.patterns = patterns
-        self.seen: dict[int, Tensor] = {}
+        self.inputs: dict[int, Tensor] = {}
         self.edited: set[int] = set()
-        self.held: set[int] = set()
+        self.patterned: set[int] = set()
 
     def logits(
         self, token_ids: Int[Tensor, "row position"], options: dict[str, Any]
     ) -> Float[Tensor, "row position vocab"]:
-        """Run the model; ``options`` go to its forward pass."""
+        """Run the model and return its logits; ``options`` go to its forward pass."""
         model, hooks, handles = self.host.model, [], []
         try:
             for layer in range(self.host.n_layers):
@@ -54,35 +54,37 @@ class Editing:
         return out.detach()
 
     def _hooks(self, layer: int) -> tuple[list[tuple[str, Hook]], Any]:
-        """Named hooks of a layer, and a handle to remove for what is no named hook."""
+        """A layer's named hooks, and the handle of a module hook to remove, or None."""
         host = self.host
 
-        def look(tensor: Tensor, hook: Any = None) -> None:
-            self.seen[layer] = host.at_site(layer, tensor.to(host.compute_dtype), self.read)
+        def read(tensor: Tensor, hook: Any = None) -> None:
+            self.inputs[layer] = host.read_from_hook(
+                layer, tensor.to(host.compute_dtype), self.read
+            )
 
         def edit(tensor: Tensor, hook: Any = None) -> Tensor:
             self.edited.add(layer)
-            made = self.edit(layer, self.seen[layer], tensor.to(host.compute_dtype))
-            return made.to(tensor)
+            output = self.edit(layer, self.inputs[layer], tensor.to(host.compute_dtype))
+            return output.to(tensor)
 
-        def hold(tensor: Tensor, hook: Any = None) -> Tensor:
-            self.held.add(layer)
+        def set_pattern(tensor: Tensor, hook: Any = None) -> Tensor:
+            self.patterned.add(layer)
             assert self.patterns is not None
             return self.patterns[layer].to(tensor).expand_as(tensor)
 
-        named: list[tuple[str, Hook]] = [(host.read_hook(layer, self.read), look)]
+        named: list[tuple[str, Hook]] = [(host.read_hook(layer, self.read), read)]
         if self.patterns is not None:
-            named.append((hook_names.block(layer, "attn.hook_pattern"), hold))
+            named.append((hook_names.block(layer, "attn.hook_pattern"), set_pattern))
         if self.write.before_norm and host.post_norm_name(layer, "ln2_post"):
             more, handle = host.replace_before_norm(layer, edit)
             return named + more, handle
         return [*named, (hook_names.block(layer, "hook_mlp_out"), edit)], None
 
     def _check(self) -> None:
-        every = set(range(self.host.n_layers))
-        lacking = every - self.edited
+        layers = set(range(self.host.n_layers))
+        lacking = layers - self.edited
         if self.patterns is not None:
-            lacking |= every - self.held
+            lacking |= layers - self.patterned
         if lacking:
             raise UnsupportedModelError(
                 f"{self.host.name}: block {min(lacking)} never passes the hooks where its MLP's "

@@ -1,4 +1,4 @@
-"""Hook names of TransformerLens: the only place in the project that knows them."""
+"""Hook names of TransformerLens. No other module of the project knows them."""
 
 from __future__ import annotations
 
@@ -41,14 +41,16 @@ def write_site(hook: str) -> WriteSite:
 
 
 def block(layer: int, hook: str) -> str:
-    """A block's hook."""
+    """The full name of a block's hook."""
     return f"blocks.{layer}.{hook}"
 
 
 def split(name: str) -> tuple[int, str]:
-    """Layer and hook of a block's hook, as :func:`block` joins them. Raises InputError for any
-    other name."""
+    """Split a full name into layer and hook: the inverse of :func:`block`. Raises InputError for
+    other names."""
     parts = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     if parts is None:
-        raise InputError(f"{name!r} is no hook of a block, such as 'blocks.0.mlp.hook_in'")
+        raise InputError(
+            f"expected a hook of a block, such as 'blocks.0.mlp.hook_in', got {name!r}"
+        )
     return int(parts[1]), parts[2]

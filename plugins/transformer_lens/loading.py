@@ -1,4 +1,5 @@
-"""Models by name: TransformerBridge where this transformer-lens has it, else HookedTransformer."""
+"""Load models by name: as TransformerBridge if this transformer-lens has it, else as
+HookedTransformer."""
 
 from __future__ import annotations
 
@@ -11,29 +12,29 @@ from tl_attribution.errors import NotFoundError, nearest
 
 
 def load(name: str, folder: Path | None, device: str | None) -> Any:
-    """Load from a folder in Hugging Face form, or by a name that transformer-lens knows, onto a
-    device; None: a folder's onto the CPU, others where transformer-lens puts them.
+    """Load a model from a folder in Hugging Face form, or by a name that transformer-lens knows,
+    onto a device; None: the CPU for a folder, else the device that transformer-lens chooses.
 
-    Raises NotFoundError if there is no such model or it cannot be had.
+    Raises NotFoundError for an unknown name, or a model that cannot be loaded.
     """
     import transformer_lens
 
-    bridged = _bridge()
+    bridge = _bridge()
     try:
         if folder is not None:
             hf, tokenizer = _from_folder(folder)
-            place = device or "cpu"
-            if bridged is None:
-                return _hooked_gpt2(name, hf, tokenizer).to(place)
-            hf = hf.to(place)
-            return bridged.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=place)
-        if bridged is None:
+            target = device or "cpu"
+            if bridge is None:
+                return _hooked_gpt2(name, hf, tokenizer).to(target)
+            hf = hf.to(target)
+            return bridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=target)
+        if bridge is None:
             hooked = transformer_lens.HookedTransformer
             return hooked.from_pretrained_no_processing(name, device=device)
-        return bridged.boot_transformers(name, device=device)
+        return bridge.boot_transformers(name, device=device)
     except (OSError, ValueError) as error:
         raise NotFoundError(
-            f"no model {name!r}: {nearest(name, _short(name))}. transformer-lens said: "
+            f"no model {name!r}: {nearest(name, _suggestions(name))}. transformer-lens reports: "
             f"{str(error).splitlines()[0][:200]}"
         ) from error
 
@@ -46,8 +47,8 @@ def _bridge() -> Any:
     return TransformerBridge
 
 
-def _short(name: str) -> list[str]:
-    """``atlas`` and the few official names nearest to ``name``; there are hundreds."""
+def _suggestions(name: str) -> list[str]:
+    """``atlas`` and the official names nearest to ``name``, out of hundreds."""
     import difflib
 
     try:
@@ -61,7 +62,7 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model: Any
-    # Patterns are read, so attention must compute them one by one.
+    # Only eager attention computes the patterns, which are read.
     model = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", use_safetensors=True
     )
@@ -69,15 +70,16 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
 
 
 def _hooked_gpt2(name: str, hf: Any, tokenizer: Any) -> Any:
-    """A GPT-2 architecture in HookedTransformer, weights as they are."""
+    """A GPT-2 as HookedTransformer, its weights not processed."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
 
     c = hf.config
     if c.model_type != "gpt2":
         raise NotFoundError(
-            f"{name!r} is a {c.model_type}; a folder in HookedTransformer must be a GPT-2. Install "
-            "transformer-lens 3 or later, whose TransformerBridge loads any"
+            f"{name!r} is a {c.model_type}; expected a GPT-2, the only architecture that loads "
+            "from a folder as HookedTransformer. Install transformer-lens 3 or later, whose "
+            "TransformerBridge loads any"
         )
     config = HookedTransformerConfig(
         model_name=name,

@@ -1,4 +1,4 @@
-"""Text to token ids and back, by the tokenizer of a TransformerLens model."""
+"""Tokenize and detokenize with the tokenizer of a TransformerLens model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tl_attribution.errors import InputError
 
 
 def tokenize(model: Any, text: str, with_bos: bool) -> list[int]:
-    """Token ids of a text, as the model's own ``to_tokens`` gives them."""
+    """Tokenize a text with the model's ``to_tokens``."""
     _tokenizer(model)
     if with_bos:
         return model.to_tokens(text)[0].tolist()
@@ -19,13 +19,13 @@ def tokenize(model: Any, text: str, with_bos: bool) -> list[int]:
 
 
 def tokenize_all(model: Any, texts: Sequence[str], with_bos: bool) -> list[list[int]]:
-    """Token ids of many texts in one call of the tokenizer, which is parallel where it is fast."""
+    """Tokenize many texts in one call of the tokenizer, which is parallel if it is a fast one."""
     tokenizer = _tokenizer(model)
     bos = tokenize(model, "", with_bos=True)[:1] if with_bos else []
     bos = bos if bos == [tokenizer.bos_token_id] else []
     if not texts:
         return []
-    found = tokenizer(
+    ids = tokenizer(
         list(texts),
         add_special_tokens=False,
         padding=False,
@@ -34,20 +34,20 @@ def tokenize_all(model: Any, texts: Sequence[str], with_bos: bool) -> list[list[
         return_token_type_ids=False,
         verbose=False,
     )["input_ids"]
-    return [bos + list(ids) for ids in found]
+    return [bos + list(text_ids) for text_ids in ids]
 
 
 def digest(model: Any) -> str:
-    """A hash of the tokenizer: of its own file where it is fast, else of its class and words."""
+    """A hash of the tokenizer: of its serialization if it is a fast one, else of its class and
+    vocabulary."""
     tokenizer = _tokenizer(model)
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is None:
-        about: Any = [type(tokenizer).__qualname__, sorted(tokenizer.get_vocab().items())]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        content: Any = [type(tokenizer).__qualname__, sorted(tokenizer.get_vocab().items())]
     else:
-        about = json.loads(fast.to_str())
-        # Set by whoever called the tokenizer last.
-        about = {name: part for name, part in about.items() if name not in _OF_THE_CALL}
-    whole = json.dumps([about, tokenizer.bos_token_id, tokenize(model, "", with_bos=True)])
+        serialized = json.loads(backend.to_str())
+        content = {name: part for name, part in serialized.items() if name not in _CALL_SETTINGS}
+    whole = json.dumps([content, tokenizer.bos_token_id, tokenize(model, "", with_bos=True)])
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
@@ -58,7 +58,8 @@ def strings(model: Any, token_ids: list[int]) -> tuple[str, ...]:
     return tuple(_string(model.tokenizer, i) for i in token_ids)
 
 
-_OF_THE_CALL = ("truncation", "padding")
+_CALL_SETTINGS = ("truncation", "padding")
+"""Parts of the serialization that the latest call of the tokenizer sets."""
 
 
 def _tokenizer(model: Any) -> Any:

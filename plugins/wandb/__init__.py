@@ -14,11 +14,10 @@ if TYPE_CHECKING:
 
 def install(module: ModuleType) -> None:
     """Register the callback and the graph tracker. Idempotent."""
-    from tl_attribution.graph.trackers import GraphTracker, register_graph_tracker
-    from tl_attribution.training.callbacks import register_callback
+    from tl_attribution.extend import CALLBACKS, GRAPH_TRACKERS, GraphTracker
 
-    register_callback("wandb", make)
-    register_graph_tracker("wandb", GraphTracker(check, log, load))
+    CALLBACKS.register("wandb", make)
+    GRAPH_TRACKERS.register("wandb", GraphTracker(check, log, load))
 
 
 def make(address: str) -> Callback:

@@ -22,6 +22,7 @@ from tl_attribution.dictionaries import catalog, hub, loading, plugin_sources
 from tl_attribution.dictionaries.hub import Address
 from tl_attribution.errors import FormatError, InputError, NotFoundError
 from tl_attribution.plugin_loading import PluginWarning
+from tl_attribution.registry import Registry
 
 __all__ = ["cli"]
 KINDS = {"cross-layer transcoder", "transcoders"}
@@ -95,7 +96,8 @@ def test_a_name_may_be_known_to_a_host_alone(
     def load(source: Any, wanted: plugin_sources.LoadOptions) -> tla.Dictionary | None:
         return small() if source == "their name" else None
 
-    monkeypatch.setattr(plugin_sources, "_SOURCES", [plugin_sources.DictionarySource(load, list)])
+    sources = Registry("source", {"theirs": plugin_sources.DictionarySource(load, list)})
+    monkeypatch.setattr(plugin_sources, "DICTIONARY_SOURCES", sources)
     assert tla.load_dictionary("theirs").model_name == "me/m"
     own({"theirs": {"source": "their name", "host": "json", "k": 3}})
     with pytest.raises(InputError, match="k=3 is for files of TopK"):
@@ -141,10 +143,27 @@ def test_other_packages_add_names_and_a_broken_one_takes_nothing_down(
     assert "atlas" in found
 
 
+def test_a_users_name_goes_before_a_package_and_a_package_before_ours(
+    own: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered = Registry[catalog.CatalogEntry]("dictionary name")
+    monkeypatch.setattr(catalog, "DICTIONARY_NAMES", registered)
+    own({})
+    assert catalog.names()["atlas"].source != "they/atlas"
+    registered.register("atlas", catalog.CatalogEntry("they/atlas"))
+    registered.register("theirs", catalog.CatalogEntry("they/clt"))
+    assert catalog.names()["atlas"].source == "they/atlas"
+    own({"atlas": {"source": "me/atlas"}})
+    assert catalog.names()["atlas"].source == "me/atlas"
+    assert catalog.names()["theirs"].source == "they/clt"
+    registered.register("a/b", catalog.CatalogEntry("they/clt"))
+    with pytest.raises(InputError, match=r"'a/b'.*has no '/'"):
+        catalog.names()
+
+
 @pytest.mark.parametrize(
     ("held", "error", "said"),
     [
-        ({"atlas": {"source": "me/x"}}, InputError, "'atlas' is registered twice: in .* and in "),
         ('{"a": {"source": "b/c"}, "a": {"source": "b/d"}}', FormatError, "'a' is registered twi"),
         ({"neurons": {"source": "me/x"}}, FormatError, "a name is not 'neurons'"),
         ({"me/x": {"source": "me/x"}}, FormatError, "has no '/'"),

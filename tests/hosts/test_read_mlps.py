@@ -1,4 +1,4 @@
-"""Reading many rows at once gives what a snapshot of each row holds, padded or not."""
+"""Reading a batch gives what a snapshot of each row holds, with or without padding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 
 from tests.models import FAMILIES, HOSTS, N_LAYERS, VOCAB, tiny
 from tl_attribution.errors import UnsupportedModelError
-from tl_attribution.hosts.protocols import Host, MlpPairs, host_for
+from tl_attribution.hosts.protocols import Host, MlpPairs
+from tl_attribution.hosts.registry import host_for
 from tl_attribution.hosts.sites import ReadSite, WriteSite
 
 LENGTHS = (9, 4, 9)
@@ -30,13 +31,13 @@ def rows() -> torch.Tensor:
     return ids
 
 
-def close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    assert float((found - expected).abs().max() / expected.abs().max()) <= 1e-5
+def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    assert float((actual - expected).abs().max() / expected.abs().max()) <= 1e-5
 
 
 @pytest.mark.parametrize("host_name", HOSTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_row_is_what_its_own_snapshot_holds(family: str, host_name: str) -> None:
+def test_every_row_equals_its_own_snapshot(family: str, host_name: str) -> None:
     host = host_for(tiny(family, host_name))
     snapshots = [host.snapshot(ids[:n]) for ids, n in zip(rows(), LENGTHS, strict=True)]
     writes = [WriteSite(before_norm) for before_norm in (False, True)]
@@ -46,9 +47,9 @@ def test_every_row_is_what_its_own_snapshot_holds(family: str, host_name: str) -
             pairs = host.read_mlps(rows(), site, write)
             for i, n in enumerate(LENGTHS):
                 inputs = host.read(rows()[i, :n], site)
-                close(pairs.inputs[i, :n].transpose(0, 1), inputs)
+                assert_close(pairs.inputs[i, :n].transpose(0, 1), inputs)
                 written = torch.stack([block.written(write) for block in snapshots[i].blocks])
-                close(pairs.outputs[i, :n].transpose(0, 1), written)
+                assert_close(pairs.outputs[i, :n].transpose(0, 1), written)
 
 
 @pytest.mark.parametrize("host_name", HOSTS)
@@ -59,8 +60,8 @@ def test_padding_changes_nothing_before_it(family: str, host_name: str) -> None:
     for i, n in enumerate(LENGTHS):
         alone = read(host, rows()[i : i + 1, :n])
         assert alone.inputs.shape == (1, n, N_LAYERS, host.d_model)
-        for found, expected in zip(padded, alone, strict=True):
-            close(found[i : i + 1, :n], expected)
+        for values, expected in zip(padded, alone, strict=True):
+            assert_close(values[i : i + 1, :n], expected)
 
 
 def read(host: Host, ids: torch.Tensor) -> MlpPairs:
@@ -101,7 +102,7 @@ def test_many_texts_get_the_ids_that_each_gets_alone(host_name: str) -> None:
 
 
 @pytest.mark.parametrize("host_name", HOSTS)
-def test_a_tokenizer_is_known_by_what_it_gives(host_name: str) -> None:
+def test_tokenizers_that_give_the_same_ids_have_the_same_digest(host_name: str) -> None:
     host = host_for(tiny("gpt2", host_name))
     digest = host.tokenizer_digest()
     host.tokenize(" w1", with_bos=True)

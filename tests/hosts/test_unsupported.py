@@ -1,4 +1,4 @@
-"""Models that the adapter cannot serve are refused by name of what is missing."""
+"""Models that the adapter cannot serve are refused with the name of the missing part."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from tests.random_dictionaries import KINDS
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.graph.graph import Graph
-from tl_attribution.hosts.protocols import Host, host_for
+from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.registry import host_for
 
 PROMPT = [1, 9, 20, 33, 9, 41]
 CASES = [

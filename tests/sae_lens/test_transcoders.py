@@ -17,7 +17,7 @@ from tests.sae_lens.random_saes import CLASSES, transcoder, transcoders
 from tl_attribution.dictionaries.activations import JumpReLU, ReLU
 from tl_attribution.dictionaries.per_layer import TranscoderSet
 from tl_attribution.errors import InputError, MismatchError
-from tl_attribution.hosts.protocols import host_for
+from tl_attribution.hosts.registry import host_for
 
 X = torch.randn(N_LAYERS, 5, D_MODEL, generator=torch.Generator().manual_seed(1))
 
@@ -175,7 +175,7 @@ BROKEN: dict[str, tuple[Any, type[Exception], str]] = {
     "an odd hook": (
         lambda saes: transcoders(hook_name="model.layers.2.mlp"),
         InputError,
-        "'model.layers.2.mlp' is no hook of a block",
+        r"expected a hook of a block.*got 'model.layers.2.mlp'",
     ),
     "two layers in one": (
         lambda saes: [transcoder(hook_name_out="blocks.1.hook_mlp_out")],

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from tests.models import FAMILIES, HOSTS, VOCAB, tiny
-from tl_attribution.hosts.protocols import MlpPairs, host_for
+from tl_attribution.hosts.protocols import MlpPairs
+from tl_attribution.hosts.registry import host_for
+from tl_attribution.registry import Registry
 from tl_attribution.training import activation_reader
 from tl_attribution.training.contexts import Contexts, padded
 
@@ -74,7 +76,7 @@ def test_a_bridge_that_cannot_leave_out_logits_is_declined(
 
 @pytest.fixture
 def no_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activation_reader, "_FACTORIES", [])
+    monkeypatch.setattr(activation_reader, "ACTIVATION_READERS", Registry("activation reader"))
 
 
 @pytest.mark.usefixtures("no_readers")
@@ -85,19 +87,18 @@ def test_the_last_reader_that_accepts_is_used_and_else_the_host() -> None:
     one = activation_reader.reader_for(model, host, *sites)(rows())
     assert torch.equal(one.inputs, host.read_mlps(rows().ids, *sites).inputs)
     registered = MlpPairs(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
-    activation_reader.register_reader(accepts := lambda *_: lambda _rows: registered)
-    activation_reader.register_reader(lambda *_: None)
-    activation_reader.register_reader(accepts)
+    register = activation_reader.ACTIVATION_READERS.register
+    register("first", lambda *_: lambda _rows: MlpPairs(*reversed(registered)))
+    register("accepts", lambda *_: lambda _rows: registered)
+    register("declines", lambda *_: None)
     assert activation_reader.reader_for(model, host, *sites)(rows()) is registered
-    assert len(activation_reader._FACTORIES) == 2
 
 
 def test_importing_sae_lens_registers_its_store() -> None:
     code = """
 import tl_attribution, sae_lens
-from tl_attribution.training import activation_reader
-(factory,) = activation_reader._FACTORIES
-assert factory.__module__ == "tl_attribution.plugins.sae_lens.store"
+from tl_attribution.extend import ACTIVATION_READERS
+assert list(ACTIVATION_READERS) == ["sae_lens"]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -337,7 +337,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def absent(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if wandb were not installed."""
-    monkeypatch.delitem(callbacks._OFFERED, "wandb", raising=False)
+    monkeypatch.delitem(callbacks.CALLBACKS._entries, "wandb", raising=False)
     monkeypatch.setitem(sys.modules, "wandb", None)
 
 
@@ -349,7 +349,7 @@ def test_a_library_that_is_not_installed_comes_with_its_command() -> None:
 
 def test_an_unknown_callback_suggests_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin_loading, "entry_points", lambda **_: [])
-    monkeypatch.setitem(callbacks._OFFERED, "wandb", callbacks.callback)
+    monkeypatch.setitem(callbacks.CALLBACKS._entries, "wandb", callbacks.callback)
     with pytest.raises(NotFoundError, match="did you mean 'wandb'"):
         callbacks.callback("wandbb:features")
 

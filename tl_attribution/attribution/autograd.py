@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_attribution.attribution.engine import RowProgress
-from tl_attribution.hosts.snapshot import at_site
+from tl_attribution.hosts.snapshot import read_through
 from tl_attribution.replacement.local_model import EdgeRows, LocalReplacementModel, Readouts
 from tl_attribution.shapes import Stream
 
@@ -68,13 +68,13 @@ class AutogradEngine:
             middle = resid + block.attention(resid)
             branch = resid if block.parallel else middle
             own = branch if readouts.site.place == "mlp" else resid
-            seen.append(at_site(own, snapshot.norm(layer), readouts.site))
+            seen.append(read_through(snapshot.norm(layer), own, readouts.site))
             read = branch if local.run.sites.read_site.place == "mlp" else resid
             written = local.base[layer] + self._features(layer, of_features)
             written = written + _at_end(of_errors[layer], local.errors[layer], local.run.prefix)
             written = written + self._skip(layer, read)
             resid = middle + block.add(written, local.run.sites.write_site)
-        seen.append(at_site(resid, snapshot.final_norm, readouts.site))
+        seen.append(read_through(snapshot.final_norm, resid, readouts.site))
         return seen
 
     def _features(self, target: int, strengths: Tensor) -> Stream:
@@ -94,8 +94,8 @@ class AutogradEngine:
         if skip is None:
             return torch.zeros_like(stream)
         norm = local.run.snapshot.norm(layer)
-        zero = at_site(torch.zeros_like(stream), norm, local.run.sites.read_site)
-        return (at_site(stream, norm, local.run.sites.read_site) - zero) @ skip.T
+        zero = read_through(norm, torch.zeros_like(stream), local.run.sites.read_site)
+        return (read_through(norm, stream, local.run.sites.read_site) - zero) @ skip.T
 
 
 def _at_end(strengths: Tensor, errors: Stream, prefix: int) -> Stream:

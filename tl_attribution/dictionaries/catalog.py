@@ -1,10 +1,12 @@
 """Registered names of dictionaries: a table in ``names.json`` that others can add to.
 
-Two more places are read: a file of the user's own (``~/.config/tl-attribution/dictionaries.json``,
-or where ``TL_ATTRIBUTION_DICTIONARIES`` says), and files of other packages, each an entry point in
-the group ``tl_attribution.dictionaries`` whose value is the file's path. All have one form: names,
-each with its ``source`` (a path, relative to the file, an address on the Hub, or the name by which
-its ``host`` knows it) and whatever of the other fields of :class:`CatalogEntry` is known.
+Three more places are read: files of other packages, each an entry point in the group
+``tl_attribution.dictionaries`` whose value is the file's path; what code registers in
+:data:`DICTIONARY_NAMES`; and a file of the user's own
+(``~/.config/tl-attribution/dictionaries.json``, or where ``TL_ATTRIBUTION_DICTIONARIES`` says). The
+last of these that has a name is used. Files have one form: names, each with its ``source`` (a path,
+relative to the file, an address on the Hub, or the name by which its ``host`` knows it) and
+whatever of the other fields of :class:`CatalogEntry` is known.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 
 from tl_attribution.errors import FormatError, InputError, NotFoundError, nearest
 from tl_attribution.plugin_loading import PluginWarning
+from tl_attribution.registry import Registry
 
 GROUP = "tl_attribution.dictionaries"
 VARIABLE = "TL_ATTRIBUTION_DICTIONARIES"
@@ -56,23 +59,26 @@ class CatalogEntry:
     """Where it is written that it exists."""
 
 
-def names() -> dict[str, CatalogEntry]:
-    """Every registered dictionary by name.
+DICTIONARY_NAMES: Registry[CatalogEntry] = Registry("dictionary name")
+"""Entries by name, which selects one. A name that is in no file needs no file."""
 
-    Raises FormatError for a file that cannot be read as names, InputError for a name that is
-    registered twice. A package's entry point that does not load is a PluginWarning.
+
+def names() -> dict[str, CatalogEntry]:
+    """Every registered dictionary by name: ours, then those of other packages and of the user, each
+    replacing earlier ones of the same name.
+
+    Raises FormatError for a file that cannot be read as names, InputError for a name that no
+    dictionary can have. A package's entry point that does not load is a PluginWarning.
     """
-    found: dict[str, CatalogEntry] = {}
-    told_by: dict[str, Path] = {}
-    for file in _files():
-        for name, entry in _read(file).items():
-            if name in found:
-                raise InputError(
-                    f"the dictionary name {name!r} is registered twice: in {told_by[name]} and in "
-                    f"{file}; rename one of them"
-                )
-            found[name], told_by[name] = entry, file
-    return found
+    entries = _read(OURS)
+    for file in _package_files():
+        entries |= _read(file)
+    for name, entry in DICTIONARY_NAMES.items():
+        if not _is_name(str(name)):
+            raise InputError(f"the dictionary name {name!r}: {_NAMES}")
+        entries[str(name)] = entry
+    file = _users_file()
+    return entries if file is None else entries | _read(file)
 
 
 def trained_on(model: str) -> dict[str, CatalogEntry]:
@@ -93,8 +99,7 @@ def trained_on(model: str) -> dict[str, CatalogEntry]:
     return chosen
 
 
-def _files() -> Iterator[Path]:
-    yield OURS
+def _package_files() -> Iterator[Path]:
     for point in entry_points(group=GROUP):
         try:
             yield Path(point.load())
@@ -105,13 +110,14 @@ def _files() -> Iterator[Path]:
                 PluginWarning,
                 stacklevel=3,
             )
+
+
+def _users_file() -> Path | None:
     if VARIABLE in os.environ:
-        yield Path(os.environ[VARIABLE]).expanduser()
-        return
+        return Path(os.environ[VARIABLE]).expanduser()
     settings = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     usual = Path(settings) / "tl-attribution" / "dictionaries.json"
-    if usual.is_file():
-        yield usual
+    return usual if usual.is_file() else None
 
 
 def _read(file: Path) -> dict[str, CatalogEntry]:
@@ -133,11 +139,18 @@ def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return held
 
 
+_NAMES = f"a name is not {NEURONS!r} and has no '/', '\\' or '@'"
+
+
+def _is_name(name: str) -> bool:
+    return name != NEURONS and bool(name.strip()) and not set(name) & set("/\\@")
+
+
 def _entry(file: Path, name: str, told: Any) -> CatalogEntry:
     """Check one entry; a relative path becomes one that leads there from anywhere."""
     where = f"{file}, {name!r}"
-    if name == NEURONS or not name.strip() or set(name) & set("/\\@"):
-        raise FormatError(f"{where}: a name is not 'neurons' and has no '/', '\\' or '@'")
+    if not _is_name(name):
+        raise FormatError(f"{where}: {_NAMES}")
     known = {field.name: field for field in fields(CatalogEntry)}
     if not isinstance(told, dict):
         raise FormatError(f"{where}: expected an object with {', '.join(known)}")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from tl_attribution import plugin_loading
 from tl_attribution.dictionaries.formats import pickles
 from tl_attribution.errors import HubError, InputError
+from tl_attribution.registry import Registry
 
 Progress = Callable[[int, int, str], None]
 """(bytes done, in all, of what)."""
@@ -103,23 +104,19 @@ class Hub(Protocol):
         ...
 
 
-_OFFERED: list[Hub] = []
-
-
-def register_hub(hub: Hub) -> None:
-    """Offer the service. Registering again replaces."""
-    _OFFERED[:] = [hub]
+HUBS: Registry[Hub] = Registry("hub")
+"""Services by name. The last registered is used."""
 
 
 def hub() -> Hub:
-    """The service that a plugin offers. Raises HubError if none is installed."""
-    if not _OFFERED:
+    """The service that was registered last. Raises HubError if none is installed."""
+    if not HUBS:
         plugin_loading.import_host("huggingface_hub")
-    if not _OFFERED:
+    if not HUBS:
         raise HubError(
             "the plugin for the Hugging Face Hub did not load: pip install tl-attribution"
         )
-    return _OFFERED[0]
+    return next(iter(HUBS.values()))
 
 
 def needed(sizes: Mapping[str, int], where: Address) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.dictionaries.catalog import NEURONS, CatalogEntry, names
 from tl_attribution.dictionaries.formats import pickles, writing
 from tl_attribution.dictionaries.formats.common import DictionaryFiles
-from tl_attribution.dictionaries.formats.readers import READERS, needs
+from tl_attribution.dictionaries.formats.readers import DICTIONARY_FORMATS, DictionaryFormat, needs
 from tl_attribution.dictionaries.hub import Progress
 from tl_attribution.dictionaries.plugin_sources import LoadOptions, from_plugins, known_names
 from tl_attribution.dictionaries.tensor_files import listed
@@ -157,10 +156,17 @@ def _saved_since(folder: Path, before: object) -> bool:
 
 
 def _recognised(folder: Path, wanted: LoadOptions) -> Dictionary:
-    for reader in READERS:
-        if reader.recognise(folder):
-            return _build(_read(reader, folder), f"{folder} ({reader.NAME})", wanted)
-    raise FormatError(_unknown(folder))
+    known = _format(folder)
+    if known is None:  # perhaps a format of a plugin whose library was not imported yet
+        plugin_loading.import_hosts(until=lambda: _format(folder))
+        known = _format(folder)
+    if known is None:
+        raise FormatError(_unknown(folder))
+    return _build(_read(known, folder), f"{folder} ({known.name})", wanted)
+
+
+def _format(folder: Path) -> DictionaryFormat | None:
+    return next((f for f in DICTIONARY_FORMATS.values() if f.recognizes(folder)), None)
 
 
 def _from_plugins(source: Any, wanted: LoadOptions) -> Dictionary:
@@ -185,14 +191,14 @@ def _from_plugins(source: Any, wanted: LoadOptions) -> Dictionary:
     )
 
 
-def _read(reader: ModuleType, folder: Path) -> DictionaryFiles:
+def _read(reader: DictionaryFormat, folder: Path) -> DictionaryFiles:
     try:
         return reader.read(folder)
     except TlAttributionError:
         raise
     except (AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise FormatError(
-            f"{folder} looks like a dictionary of {reader.NAME}, but its config or its tensors are "
+            f"{folder} looks like a dictionary of {reader.name}, but its config or its tensors are "
             f"not built as theirs are: {error!r}"
         ) from error
 

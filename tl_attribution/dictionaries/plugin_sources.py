@@ -9,6 +9,7 @@ import torch
 
 from tl_attribution import plugin_loading
 from tl_attribution.dictionaries.base import Dictionary
+from tl_attribution.registry import Registry
 
 
 class LoadOptions(NamedTuple):
@@ -29,13 +30,8 @@ class DictionarySource(NamedTuple):
     names: Callable[[], Iterable[str]]
 
 
-_SOURCES: list[DictionarySource] = []
-
-
-def register_source(source: DictionarySource) -> None:
-    """Offer dictionaries. Registering again changes nothing; the first that knows a source wins."""
-    if source not in _SOURCES:
-        _SOURCES.append(source)
+DICTIONARY_SOURCES: Registry[DictionarySource] = Registry("dictionary source")
+"""Sources by name. The last registered is asked first; the first that knows a source is used."""
 
 
 def from_plugins(source: Any, wanted: LoadOptions) -> Dictionary | None:
@@ -45,7 +41,7 @@ def from_plugins(source: Any, wanted: LoadOptions) -> Dictionary | None:
     found: list[Dictionary] = []
 
     def known() -> bool:
-        while not found and (left := [s for s in _SOURCES if s not in tried]):
+        while not found and (left := [s for s in DICTIONARY_SOURCES.values() if s not in tried]):
             tried.append(left[0])
             found.extend(d for d in [left[0].load(source, wanted)] if d is not None)
         return bool(found)
@@ -58,4 +54,4 @@ def from_plugins(source: Any, wanted: LoadOptions) -> Dictionary | None:
 
 def known_names() -> list[str]:
     """Every name that a plugin knows."""
-    return [name for source in _SOURCES for name in source.names()]
+    return [name for source in DICTIONARY_SOURCES.values() for name in source.names()]

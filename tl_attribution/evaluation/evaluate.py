@@ -17,8 +17,9 @@ from tl_attribution.evaluation.metrics import (
     replacement_metrics,
 )
 from tl_attribution.evaluation.results import AnswerMetrics, Distribution, Evaluation, GraphScores
+from tl_attribution.hosts.opening import trainable
 from tl_attribution.hosts.prompt import resolve_prefix, token_ids
-from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.protocols import Traceable
 from tl_attribution.progress import Progress, silent
 from tl_attribution.replacement.prompt_run import AttachedDictionary, attach, prompt_run
 from tl_attribution.replacement.reconstruction import encode_columns, reconstruct
@@ -135,7 +136,7 @@ class _Source(NamedTuple):
 
 
 def _source(
-    host: Host,
+    host: Traceable,
     dataset: Any,
     context: int | None,
     concat: bool,
@@ -153,12 +154,20 @@ def _source(
         )
     length = min(CONTEXT, host.n_ctx) if context is None else context
     source = open_contexts(
-        dataset, host, context=length, concat=concat, column=column, seed=seed, progress=progress
+        dataset,
+        trainable(host),
+        context=length,
+        concat=concat,
+        column=column,
+        seed=seed,
+        progress=progress,
     )
     return _Source(source.n_rows, source.rows)
 
 
-def _contexts(host: Host, source: _Source, contexts: int, progress: Progress) -> Iterator[TokenIds]:
+def _contexts(
+    host: Traceable, source: _Source, contexts: int, progress: Progress
+) -> Iterator[TokenIds]:
     """Token ids of one context after the other, without padding. Contexts that have nothing to
     predict (one token) are left out. Raises InputError if none is left."""
     total = contexts if source.n_rows is None else min(contexts, source.n_rows)
@@ -234,7 +243,7 @@ class _Sums:
         )
 
 
-def _check_finite(host: Host, logits: Logits) -> None:
+def _check_finite(host: Traceable, logits: Logits) -> None:
     if not logits.isfinite().all():
         raise FormatError(
             f"{host.name} gives NaN or infinite logits on this dataset; its weights are broken, or "
@@ -268,7 +277,7 @@ def _answers(
     )
 
 
-def _answer_ids(host: Host, answer: str) -> set[int]:
+def _answer_ids(host: Traceable, answer: str) -> set[int]:
     """The token that is the answer, as it stands or after a space. Raises InputError if neither is
     one token of the vocabulary."""
     answer_ids: set[int] = set()

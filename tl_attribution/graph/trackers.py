@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from tl_attribution import plugin_loading
 from tl_attribution.errors import InputError, nearest
 from tl_attribution.graph.graph import Graph
+from tl_attribution.registry import Registry
 
 
 class GraphTracker(NamedTuple):
@@ -21,12 +22,8 @@ class GraphTracker(NamedTuple):
     load: Callable[[str], Graph]
 
 
-_TRACKERS: dict[str, GraphTracker] = {}
-
-
-def register_graph_tracker(name: str, tracker: GraphTracker) -> None:
-    """Register a tracker under the name of its host module. Registering again replaces."""
-    _TRACKERS[name] = tracker
+GRAPH_TRACKERS: Registry[GraphTracker] = Registry("graph tracker")
+"""Trackers by the name of their library's module, which selects one."""
 
 
 def log_graph(graph: Graph, run: Any) -> str | None:
@@ -43,7 +40,7 @@ def log_graph(graph: Graph, run: Any) -> str | None:
     else:
         name, target = type(run).__module__.partition(".")[0], run
         _require_known(name, f"a {type(run).__name__}")
-    address = _TRACKERS[name].log(graph, target)
+    address = GRAPH_TRACKERS[name].log(graph, target)
     return None if address is None else f"{name}:{address}"
 
 
@@ -53,15 +50,15 @@ def check_run(run: str) -> tuple[str, str]:
     name, _, project = run.partition(":")
     plugin_loading.import_host(name)
     _require_known(name, repr(run))
-    _TRACKERS[name].check(project)
+    GRAPH_TRACKERS[name].check(project)
     return name, project
 
 
 def _require_known(name: str, run: str) -> None:
-    if name not in _TRACKERS:
+    if name not in GRAPH_TRACKERS:
         raise InputError(
             f"expected a run of wandb, or text as in 'wandb:my-project', got {run}: "
-            f"{nearest(name, {'wandb', *_TRACKERS})}"
+            f"{nearest(name, ['wandb', *map(str, GRAPH_TRACKERS)])}"
         )
 
 
@@ -72,4 +69,4 @@ def load_tracked(source: str) -> Graph | None:
     if not colon:
         return None
     plugin_loading.import_host(name)
-    return _TRACKERS[name].load(address) if name in _TRACKERS else None
+    return GRAPH_TRACKERS[name].load(address) if name in GRAPH_TRACKERS else None

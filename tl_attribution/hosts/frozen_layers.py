@@ -1,8 +1,8 @@
-"""The parts of a block with what depends on the prompt frozen: each is an affine map of the stream.
+"""Norms and attention with everything that depends on the prompt frozen: affine maps of the stream.
 
-Every map comes in four forms: applied to the stream, its linear part alone (``push``, for changes),
-the adjoint of that (``pull``, for cotangents), and its constant (what it gives for a stream of
-zeros).
+Every map has four forms: applied to the stream; its linear part alone (``push``, for changes of the
+stream); the adjoint of the linear part (``pull``, for cotangents); and its constant (its value on a
+stream of zeros).
 """
 
 from __future__ import annotations
@@ -17,56 +17,56 @@ from torch import Tensor
 from tl_attribution.shapes import Changes, Cotangents, Stream
 
 
-def _centre(x: Tensor) -> Tensor:
+def _center(x: Tensor) -> Tensor:
     return x - x.mean(-1, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenNorm:
-    """LayerNorm or RMSNorm with its denominator frozen: centre if ``centred``, divide by ``scale``,
-    times ``weight``, plus ``bias``."""
+    """LayerNorm or RMSNorm with its denominator frozen: center if ``centered``, divide by
+    ``scale``, multiply by ``weight``, add ``bias``."""
 
     scale: Float[Tensor, "position 1"]
-    centred: bool
+    centered: bool
     weight: Float[Tensor, " d_model"] | None = None
     bias: Float[Tensor, " d_model"] | None = None
 
     def normalized(self, x: Float[Tensor, "*row position d_model"]) -> Tensor:
-        """Centred and divided, before weight and bias."""
-        return (_centre(x) if self.centred else x) / self.scale
+        """Center and divide, before weight and bias."""
+        return (_center(x) if self.centered else x) / self.scale
 
     def weighted(self, normalized: Tensor) -> Tensor:
-        """Weight and bias on what is already normalised."""
+        """Apply weight and bias to a normalized tensor."""
         out = normalized if self.weight is None else normalized * self.weight
         return out if self.bias is None else out + self.bias
 
     def __call__(self, x: Stream) -> Stream:
-        """The whole affine map."""
+        """Apply the affine map."""
         return self.weighted(self.normalized(x))
 
     def push(self, change: Changes) -> Changes:
-        """The linear part: what a change of the input changes."""
+        """Apply the linear part to a change of the input."""
         out = self.normalized(change)
         return out if self.weight is None else out * self.weight
 
     def pull(self, g: Cotangents) -> Cotangents:
-        """Adjoint of the linear part; ``g`` may hold fewer positions, from the first on."""
+        """Apply the adjoint of the linear part; ``g`` may hold only the first positions."""
         g = g if self.weight is None else g * self.weight
         return self.pull_normalized(g, self.scale[: g.shape[-2]])
 
     def pull_normalized(self, g: Tensor, scale: Tensor) -> Tensor:
-        """Adjoint of :meth:`normalized`, given the scales of ``g``'s positions."""
-        return (_centre(g) if self.centred else g) / scale
+        """Apply the adjoint of :meth:`normalized`, with the scales of ``g``'s positions."""
+        return (_center(g) if self.centered else g) / scale
 
     def fold_in(self, weight: Float[Tensor, "d_model out"]) -> Float[Tensor, "d_model out"]:
-        """Centring and weight folded into the rows of a matrix that reads the norm's output, so
-        that only the division is left."""
+        """Fold centering and weight into the rows of a matrix that reads the norm's output, so that
+        only the division remains."""
         folded = weight if self.weight is None else self.weight[:, None] * weight
-        return _centre(folded.T).T if self.centred else folded
+        return _center(folded.T).T if self.centered else folded
 
     def fold_out(self, weight: Float[Tensor, "inner d_model"]) -> Float[Tensor, "inner d_model"]:
-        """The same for a matrix that writes the norm's input."""
-        folded = _centre(weight) if self.centred else weight
+        """Fold centering and weight into a matrix that writes the norm's input."""
+        folded = _center(weight) if self.centered else weight
         return folded if self.weight is None else folded * self.weight
 
 
@@ -87,7 +87,7 @@ class FrozenAttention:
     post_norm: FrozenNorm | None = None
 
     def __call__(self, x: Stream) -> Stream:
-        """What the attention adds to the stream ``x``, written out plainly (the oracle's form)."""
+        """Compute what the attention adds to the stream ``x``, by the definition."""
         v = torch.einsum("qd,kde->qke", self.norm(x), self.W_V)
         v = v if self.b_V is None else v + self.b_V
         v = v.repeat_interleave(self.W_O.shape[0] // self.W_V.shape[0], dim=1)
@@ -98,13 +98,13 @@ class FrozenAttention:
 
     @cached_property
     def constant(self) -> Stream:
-        """What is added whatever the stream: all biases, transported."""
+        """What the attention adds to a stream of zeros: the contribution of all biases."""
         return self(self.pattern.new_zeros(self.pattern.shape[1], self.W_V.shape[1]))
 
     @cached_property
     def _folded(self) -> tuple[Tensor, Tensor, Tensor]:
         """Value matrix [kv·d_head, d_model], output matrix [d_model, head·d_head] and pattern
-        [kv, group, p, q] with both norms folded in; made for the linear part and its adjoint."""
+        [kv, group, p, q] with both norms folded in: what the linear part and its adjoint use."""
         kv, width, d_head = self.W_V.shape
         heads, n = self.pattern.shape[:2]
         values = self.norm.fold_in(self.W_V.permute(1, 0, 2).reshape(width, kv * d_head))
@@ -117,7 +117,7 @@ class FrozenAttention:
         return values.T.contiguous(), output.T.contiguous(), grouped
 
     def push(self, change: Changes) -> Changes:
-        """The linear part: what a change of the stream changes in what the attention adds."""
+        """Apply the linear part: how a change of the stream changes what the attention adds."""
         values, output, pattern = self._folded
         kv = pattern.shape[0]
         v = (change @ values.T).unflatten(-1, (kv, -1))
@@ -128,7 +128,7 @@ class FrozenAttention:
         """Add to ``g`` what the attention pulls back:
         ``Nᵀ Σ_h Σ_{p≥q} pattern[h,p,q] · (g[p] W_Oᵀ[h]) W_Vᵀ[h]`` as three matrix products.
 
-        ``g`` may hold fewer positions than the prompt, from the first on: nothing later counts.
+        ``g`` may hold only the first positions: attention is causal, so later ones add nothing.
         """
         values, output, pattern = self._folded
         rows, n, width = g.shape

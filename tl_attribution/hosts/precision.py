@@ -1,4 +1,4 @@
-"""The precision that a model is computed in."""
+"""Choose the precision that a model computes in."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 
 def compute_in_fp32(model: Any) -> Any:
-    """The model itself, or on a CPU a copy in fp32 where its weights are bf16 or fp16: processors
-    without such units are hundreds of times slower in them, and a graph would carry their rounding.
-    """
+    """Return the model, or on a CPU a copy in fp32 if its weights are bf16 or fp16: CPUs without
+    half-precision units are hundreds of times slower in them, and a graph would inherit their
+    rounding."""
     weights = next(iter(model.parameters()), None)
     if weights is None or weights.device.type != "cpu":
         return model

@@ -1,4 +1,4 @@
-"""From what a user calls a prompt to token ids, and how long its prefix is."""
+"""Tokenize prompts, and resolve the length of their prefix."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from tl_attribution.errors import InputError
-from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.protocols import Traceable
 from tl_attribution.shapes import TokenIds
 
 Prompt = Union[str, Sequence[int], Tensor]  # noqa: UP007  # evaluated on Python 3.10
 
 
-def token_ids(host: Host, prompt: Prompt) -> TokenIds:
-    """Token ids of a prompt, on the CPU. Text gets the BOS token where the model wants one; ids are
-    taken as they are. Raises InputError for an empty prompt, ids outside the vocabulary, or more
-    tokens than the context holds."""
+def token_ids(host: Traceable, prompt: Prompt) -> TokenIds:
+    """Tokenize a prompt, onto the CPU. Text gets the BOS token where the model expects one; ids are
+    used as they are. Raises InputError for an empty prompt, ids outside the vocabulary, or more
+    tokens than the model's context."""
     if isinstance(prompt, str):
         if not prompt:
             raise InputError("the prompt is empty; give at least one word")
@@ -31,7 +31,7 @@ def token_ids(host: Host, prompt: Prompt) -> TokenIds:
             ids = ids[0]
         if ids.ndim != 1 or ids.dtype.is_floating_point:
             raise InputError(
-                f"a prompt of token ids is one list of integers, got {ids.dtype} of shape "
+                f"expected a prompt of token ids as one list of integers, got {ids.dtype} of shape "
                 f"{tuple(ids.shape)}"
             )
     if len(ids) == 0:
@@ -46,12 +46,13 @@ def token_ids(host: Host, prompt: Prompt) -> TokenIds:
     return ids.long().cpu()
 
 
-def resolve_prefix(host: Host, ids: TokenIds, prefix: int | None) -> int:
-    """Length of the prefix: ``None`` asks whether the first token is BOS. Raises InputError unless
-    it leaves at least one position."""
+def resolve_prefix(host: Traceable, ids: TokenIds, prefix: int | None) -> int:
+    """Resolve the prefix's length; None means 1 if the first token is BOS, else 0.
+
+    Raises InputError unless it leaves at least one position."""
     if prefix is None:
-        found = int(host.bos_token_id is not None and int(ids[0]) == host.bos_token_id)
-        return min(found, len(ids) - 1)
+        starts_with_bos = host.bos_token_id is not None and int(ids[0]) == host.bos_token_id
+        return min(int(starts_with_bos), len(ids) - 1)
     if not 0 <= prefix < len(ids):
         raise InputError(
             f"prefix must be between 0 and {len(ids) - 1} for this prompt, got {prefix}"

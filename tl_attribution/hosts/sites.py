@@ -1,4 +1,4 @@
-"""Where features read and write: sites are values, not strings. Hosts turn hook names into them."""
+"""Where features read and write. Sites are values; hosts look them up by hook name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ Norm = Literal["none", "normalized", "affine"]
 
 
 class ReadSite(NamedTuple):
-    """What a feature reads at its layer.
+    """What features read at their layer.
 
     ``place``: the residual stream before the block (``resid_pre``), or what the block's MLP branch
     starts from (``mlp``: after the attention, or the same as ``resid_pre`` where attention and MLP
-    run in parallel). ``norm``: the stream itself; centred and divided by the frozen scale
+    run in parallel). ``norm``: the stream itself; centered and divided by the frozen scale
     (``normalized``); or with the norm's weight and bias too, as the MLP sees it (``affine``). At
     layer ``n_layers`` the place is the final residual stream and the norm the final one.
     """

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_attribution.hosts.opening import editable
 from tl_attribution.hosts.snapshot import Block
 from tl_attribution.interventions.clamps import (
     ClampedChange,
@@ -132,7 +133,7 @@ def run_on_host(
 ) -> EditedRun:
     """Run the host with these edits; ``freeze_attention`` holds its patterns at the prompt's."""
     sites, blocks = edits.run.sites, edits.run.snapshot.blocks
-    logits = sites.host.run_edited(
+    logits = editable(sites.host).run_edited(
         token_ids,
         sites.read_site,
         sites.write_site,

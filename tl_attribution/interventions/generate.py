@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError
+from tl_attribution.hosts.opening import editable
 from tl_attribution.interventions.edited_run import MlpEdits, run_on_host
 from tl_attribution.interventions.intervention import Interventions
 from tl_attribution.interventions.modes import (
@@ -73,7 +74,7 @@ def generate(
         _check_length(run, max_new_tokens)
         clamps = prompt_clamps(run, [interventions], max_new_tokens)
         check_mode(run, mode, clamps)
-        cache, sampler = run.host.new_cache(1), torch.Generator().manual_seed(seed)
+        cache, sampler = editable(run.host).new_cache(1), torch.Generator().manual_seed(seed)
         logits = [run_rows(run, clamps, 1, mode, cache).logits[0, -1]]
         tokens = [_sample(logits[-1], temperature, sampler)]
         while len(tokens) < max_new_tokens and tokens[-1] not in stop:

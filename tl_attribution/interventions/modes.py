@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, get_args
 
 from tl_attribution.choices import Propagation
 from tl_attribution.errors import InputError
+from tl_attribution.hosts.opening import editable
 from tl_attribution.interventions.clamps import Clamps
 from tl_attribution.interventions.edited_run import (
     EditedRun,
@@ -28,7 +29,8 @@ class InterventionMode(NamedTuple):
 
 def check_mode(run: PromptRun, mode: InterventionMode, clamps: Clamps) -> None:
     """Raise InputError for modes that do not exist or exclude each other, and for a range outside
-    the model or that a changed feature does not write to."""
+    the model or that a changed feature does not write to; UnsupportedModelError for a host that
+    cannot be edited, unless nothing is recomputed."""
     for name, value, choices in (
         ("propagation", mode.propagation, get_args(Propagation)),
         ("mlps", mode.mlps, get_args(Mlps)),
@@ -41,6 +43,8 @@ def check_mode(run: PromptRun, mode: InterventionMode, clamps: Clamps) -> None:
         raise InputError("direct effects recompute no MLP; leave mlps out, or use 'iterative'")
     if (mode.propagation == "constrained") != (mode.layers is not None):
         raise InputError("propagation='constrained' and layers=range(a, b) go together")
+    if mode.propagation != "direct":
+        editable(run.host)
     if mode.layers is not None:
         _check_layers(run, mode.layers, clamps)
 

@@ -13,7 +13,7 @@ from tl_attribution.errors import InputError, MismatchError
 from tl_attribution.graph.graph import Graph
 from tl_attribution.hosts.opening import ModelSites, find_sites, open_host
 from tl_attribution.hosts.prompt import Prompt, resolve_prefix, token_ids
-from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.protocols import Traceable
 from tl_attribution.hosts.snapshot import Snapshot
 from tl_attribution.replacement.active_features import activations_at
 from tl_attribution.replacement.reconstruction import ActiveColumns, encode_columns, reconstruct
@@ -34,7 +34,7 @@ class AttachedDictionary:
     dictionary: Dictionary
 
     @property
-    def host(self) -> Host:
+    def host(self) -> Traceable:
         """The model."""
         return self.sites.host
 
@@ -53,7 +53,7 @@ class PromptRun:
     prefix: int
 
     @property
-    def host(self) -> Host:
+    def host(self) -> Traceable:
         """The model."""
         return self.sites.host
 
@@ -181,7 +181,7 @@ def _graph_run(attached: AttachedDictionary, graph: Graph, prefix: int | None) -
     return run
 
 
-def _check_fits(host: Host, dictionary: Dictionary) -> None:
+def _check_fits(host: Traceable, dictionary: Dictionary) -> None:
     for name in ("n_layers", "d_model"):
         in_dictionary, in_model = getattr(dictionary, name), getattr(host, name)
         if in_dictionary != in_model:
@@ -201,7 +201,7 @@ def _base_name(model: str) -> str:
     return model.split("/")[-1].lower()
 
 
-def _check_metadata(host: Host, dictionary: Dictionary, graph: Graph) -> None:
+def _check_metadata(host: Traceable, dictionary: Dictionary, graph: Graph) -> None:
     metadata = graph.metadata
     for name, of_graph, of_run in (
         ("model", metadata.model, host.name),

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_attribution.dictionaries.base import Dictionary
+from tl_attribution.hosts.opening import editable
 from tl_attribution.hosts.prompt import Prompt, resolve_prefix, token_ids
 from tl_attribution.hosts.protocols import ReplaceMlp
 from tl_attribution.replacement.prompt_run import AttachedDictionary, attach
@@ -82,7 +83,7 @@ class ReplacementModel:
             return torch.cat([out[:start], replace(layer, x[start:], out[start:])])
 
         with torch.no_grad():
-            return sites.host.run_replacing_mlps(
+            return editable(sites.host).run_replacing_mlps(
                 self.token_ids, sites.read_site, sites.write_site, after_prefix
             )
 

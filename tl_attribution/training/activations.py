@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tl_attribution.hosts.opening import ModelSites
+from tl_attribution.hosts.opening import ModelSites, trainable
 from tl_attribution.hosts.prompt import resolve_prefix
 from tl_attribution.training.activation_reader import reader_for
 from tl_attribution.training.buffer import Buffer
@@ -25,7 +25,8 @@ def open_buffer(
     anything is written. Raises UnsupportedModelError for a model without MLPs, and as
     :func:`~tl_attribution.training.datasets.open_contexts` does.
     """
-    host, context_size = sites.host, config.context_for(sites.host)
+    host = trainable(sites.host)
+    context_size = config.context_for(host)
     read = reader_for(model, host, sites.read_site, sites.write_site)
     contexts = open_contexts(
         dataset,

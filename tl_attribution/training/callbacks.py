@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tl_attribution import plugin_loading
 from tl_attribution.errors import NotFoundError, nearest
+from tl_attribution.registry import Registry
 from tl_attribution.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -113,24 +114,20 @@ class Observers:
     evaluate: Callable[[Any], Any] | None = None
 
 
-Make = Callable[[str], Callback]
+CallbackFactory = Callable[[str], Callback]
 """Makes a callback from the text after its name: ``my-project`` for ``wandb:my-project``."""
 
-_OFFERED: dict[str, Make] = {}
-
-
-def register_callback(name: str, make: Make) -> None:
-    """Register a callback by name. Registering again replaces."""
-    _OFFERED[name] = make
+CALLBACKS: Registry[CallbackFactory] = Registry("callback")
+"""Factories of callbacks by name, which selects one."""
 
 
 def callback(spec: str) -> Callback:
     """Make the callback ``name`` or ``name:argument``, importing its library. Raises NotFoundError
     for an unknown name, and for a library that is not installed."""
     name, _, argument = spec.partition(":")
-    if name not in _OFFERED:
+    if name not in CALLBACKS:
         plugin_loading.import_host(name)
-    plugin_loading.import_hosts(until=lambda: name in _OFFERED)
-    if name not in _OFFERED:
-        raise NotFoundError(f"no callback {name!r}: {nearest(name, _OFFERED)}")
-    return _OFFERED[name](argument)
+    plugin_loading.import_hosts(until=lambda: name in CALLBACKS)
+    if name not in CALLBACKS:
+        raise NotFoundError(f"no callback {name!r}: {nearest(name, map(str, CALLBACKS))}")
+    return CALLBACKS[name](argument)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from tl_attribution.errors import InputError
-from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.protocols import Traceable
 
 Kind = Literal["clt", "transcoders"]
 ActivationName = Literal["batchtopk", "topk", "jumprelu", "relu"]
@@ -215,18 +215,18 @@ class TrainingConfig:
         window = 1 if self.kind == "transcoders" else self.window or n_layers
         return min(window, n_layers - layer)
 
-    def context_for(self, host: Host) -> int:
+    def context_for(self, host: Traceable) -> int:
         """Tokens per forward pass of the host."""
         return self.context_size or min(256, host.n_ctx)
 
-    def n_parameters(self, host: Host) -> int:
+    def n_parameters(self, host: Traceable) -> int:
         """Number of trained parameters of the dictionary."""
         d, n = host.d_model, host.n_layers
         vectors = sum(1 + self.n_written(layer, n) for layer in range(n))
         per_feature = n * (2 if self.activation == "jumprelu" else 1)
         return self.n_features * (vectors * d + per_feature) + n * d * (d + 1 if self.skip else 1)
 
-    def memory(self, host: Host, processes: int = 1) -> int:
+    def memory(self, host: Traceable, processes: int = 1) -> int:
         """Bytes that a process needs at its peak: weights, gradients, Adam's two moments, the
         activation buffer, one layer's pre-activations, and, where k limits their number, the active
         features."""

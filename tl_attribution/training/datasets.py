@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tl_attribution.errors import InputError
-from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.protocols import Trainable
 from tl_attribution.training.contexts import ContextSource, IndexedContexts, StreamedContexts
 from tl_attribution.training.dataset_files import no_progress_bars, open_path
 from tl_attribution.training.packing import ContextCutter, id_rows, is_ids
@@ -35,7 +35,7 @@ SAMPLED = 20
 
 def open_contexts(
     dataset: Any,
-    host: Host,
+    host: Trainable,
     *,
     context: int,
     concat: bool = True,

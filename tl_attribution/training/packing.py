@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tl_attribution.errors import InputError
-from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.protocols import Trainable
 
 PIECE = 1 << 18
 """Characters that are tokenized at once; longer documents are cut before a space."""
@@ -42,7 +42,7 @@ class Packer:
 class ContextCutter:
     """Cuts documents, as texts or as token ids, into rows of at most ``context`` ids."""
 
-    def __init__(self, host: Host, *, context: int, concat: bool) -> None:
+    def __init__(self, host: Trainable, *, context: int, concat: bool) -> None:
         self._host, self._context, self._concat = host, context, concat
         self._bos = host.bos_token_id
         self._start: list[int] | None = None

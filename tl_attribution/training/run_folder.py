@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tl_attribution.dictionaries.transcoder import Transcoder
-from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.protocols import Traceable
 from tl_attribution.training import checkpoint
 from tl_attribution.training.callbacks import StepRecord
 from tl_attribution.training.config import TrainingConfig
@@ -26,7 +26,7 @@ class RunFolder:
         self,
         path: Path | None,
         config: TrainingConfig,
-        host: Host,
+        host: Traceable,
         grid: ProcessGrid,
         *,
         data_name: str,

@@ -12,7 +12,7 @@ from tl_attribution.devices import free_memory
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, TooLargeError
 from tl_attribution.hosts.opening import ModelSites, open_sites
-from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.protocols import Traceable
 from tl_attribution.training.activations import open_buffer
 from tl_attribution.training.callbacks import Callback, Observers
 from tl_attribution.training.config import TrainingConfig
@@ -84,7 +84,7 @@ def _describe(dataset: Any) -> str:
     return f"{type(dataset).__module__}.{type(dataset).__qualname__}"
 
 
-def _check(config: TrainingConfig, host: Host, grid: ProcessGrid) -> None:
+def _check(config: TrainingConfig, host: Traceable, grid: ProcessGrid) -> None:
     if config.batch_size % grid.lanes:
         raise InputError(
             f"batch_size must be a multiple of {grid.lanes} with {grid.n_data} data-parallel "

@@ -1,8 +1,11 @@
-"""Every reader, in the order in which they are asked whether a folder is theirs."""
+"""Formats of dictionaries: ours and those of others, and the registry that packages add to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from tl_attribution.dictionaries.formats import (
     circuit_tracer,
@@ -15,8 +18,10 @@ from tl_attribution.dictionaries.formats import (
     sae_lens,
     sae_lens_clt,
 )
+from tl_attribution.dictionaries.formats.common import DictionaryFiles
+from tl_attribution.registry import Registry
 
-READERS: tuple[ModuleType, ...] = (
+_BUILT_IN: tuple[ModuleType, ...] = (
     native,
     llamascopium,
     crosslayer_transcoder,
@@ -29,7 +34,29 @@ READERS: tuple[ModuleType, ...] = (
 )
 
 
+class DictionaryFormat(NamedTuple):
+    """The functions that read one format, which another package registers."""
+
+    name: str
+    needs: str
+    """The files that a folder must hold, for messages."""
+    recognizes: Callable[[Path], bool]
+    """Whether a folder holds a dictionary in this format. Raises nothing for other folders."""
+    read: Callable[[Path], DictionaryFiles]
+    """Read the dictionary of such a folder. Raises FormatError for corrupt files."""
+
+
+DICTIONARY_FORMATS: Registry[DictionaryFormat] = Registry(
+    "dictionary format",
+    {
+        reader.NAME: DictionaryFormat(reader.NAME, reader.NEEDS, reader.recognise, reader.read)
+        for reader in _BUILT_IN
+    },
+)
+"""Formats by name. The last registered is tried first, those of this package last."""
+
+
 def needs() -> str:
     """What each format is recognised by, in one line."""
-    each = "; ".join(f"{reader.NAME}: {reader.NEEDS}" for reader in READERS)
+    each = "; ".join(f"{known.name}: {known.needs}" for known in DICTIONARY_FORMATS.values())
     return f"Formats and what they need: {each}"

@@ -1,5 +1,5 @@
-"""An edge predicts the host: with everything frozen by the host's own hooks, changing what a source
-writes changes what a target reads by the edge's weight. Nothing of the transport is used."""
+"""An edge predicts the host: with everything frozen by the host's hooks, changing what a source
+writes changes what a target reads by the edge's weight. No attribution code is used."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ pytestmark = [
 
 
 def _frozen_run(model: Any, extra: dict[tuple[str, int], torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Run the host with patterns, norm denominators and MLP outputs held at the prompt's values,
+    """Run the host with patterns, norm denominators and MLP outputs frozen at the prompt's values,
     plus ``extra[hook, position]`` added to what is written there."""
     ids = torch.tensor([PROMPT])
     _, cache = model.run_with_cache(ids)
-    held = [
+    frozen = [
         name
         for name in cache
         if name.endswith(("attn.hook_pattern", ".hook_scale", "hook_mlp_out"))
@@ -38,7 +38,7 @@ def _frozen_run(model: Any, extra: dict[tuple[str, int], torch.Tensor]) -> dict[
         and "k_norm" not in name
     ]
 
-    def hold(name: str) -> Any:
+    def freeze(name: str) -> Any:
         def hook(value: torch.Tensor, hook: Any) -> torch.Tensor:
             out = cache[name].clone()
             for (written, position), vector in extra.items():
@@ -55,22 +55,22 @@ def _frozen_run(model: Any, extra: dict[tuple[str, int], torch.Tensor]) -> dict[
                 value[0, position] += vector
         return value
 
-    seen: dict[str, torch.Tensor] = {}
+    read: dict[str, torch.Tensor] = {}
 
-    def look(name: str, norm: Any) -> Any:
+    def capture(name: str, norm: Any) -> Any:
         def hook(value: torch.Tensor, hook: Any) -> None:
-            seen[name] = _before_weight(norm, value[0].detach().clone())
+            read[name] = _before_weight(norm, value[0].detach().clone())
 
         return hook
 
     reads = {f"blocks.{i}.ln2.hook_normalized": block.ln2 for i, block in enumerate(model.blocks)}
     reads["ln_final.hook_normalized"] = model.ln_final
-    hooks = [(name, hold(name)) for name in held]
+    hooks = [(name, freeze(name)) for name in frozen]
     hooks.append(("blocks.0.hook_resid_pre", add))
-    hooks += [(name, look(name, norm)) for name, norm in reads.items()]
+    hooks += [(name, capture(name, norm)) for name, norm in reads.items()]
     with torch.no_grad():
         model.run_with_hooks(ids, fwd_hooks=hooks)
-    return seen
+    return read
 
 
 def _before_weight(norm: Any, hooked: torch.Tensor) -> torch.Tensor:
@@ -83,7 +83,7 @@ def _before_weight(norm: Any, hooked: torch.Tensor) -> torch.Tensor:
 def _written(
     model: Any, graph: Graph, dictionary: Dictionary, node: Node
 ) -> dict[tuple[str, int], torch.Tensor]:
-    """What a node writes, by the dictionary's encode and decode on the host's activations."""
+    """Compute what a node writes by encode and decode on the host's activations."""
     ids = torch.tensor([PROMPT])
     _, cache = model.run_with_cache(ids)
     if node.kind in ("token", "position"):
@@ -100,14 +100,14 @@ def _written(
     acts = dictionary.encode(normalized)
     out = torch.stack([cache[f"blocks.{i}.hook_mlp_out"][0] for i in range(dictionary.n_layers)])
     if node.kind == "error":
-        missed = out - dictionary.decode(acts, normalized)
+        error = out - dictionary.decode(acts, normalized)
         return {
-            (f"blocks.{node.layer}.hook_mlp_out", node.position): missed[node.layer, node.position]
+            (f"blocks.{node.layer}.hook_mlp_out", node.position): error[node.layer, node.position]
         }
     alone = torch.zeros_like(acts)
     alone[node.layer, node.position, node.index] = acts[node.layer, node.position, node.index]
-    nothing = dictionary.decode(torch.zeros_like(acts))
-    writes = dictionary.decode(alone) - nothing
+    bias = dictionary.decode(torch.zeros_like(acts))
+    writes = dictionary.decode(alone) - bias
     return {
         (f"blocks.{layer}.hook_mlp_out", node.position): writes[layer, node.position]
         for layer in range(dictionary.n_layers)
@@ -122,12 +122,12 @@ def test_doubling_a_source_moves_each_target_by_its_edge(family: str, host: str)
     dictionary = KINDS["clt-normalized-no-skip"](model)
     graph = attribute(model, PROMPT, dictionary)
     before = _frozen_run(model, {})
-    drawn = random.Random(0)
+    sampler = random.Random(0)
     rows = graph.is_target.nonzero().flatten().tolist()
     nodes = list(graph.nodes)
     unembed = model.W_U.detach().double()
     for kind in {n.kind for n in nodes} - {"logit"}:
-        for source in drawn.sample([i for i, n in enumerate(nodes) if n.kind == kind], 3):
+        for source in sampler.sample([i for i, n in enumerate(nodes) if n.kind == kind], 3):
             after = _frozen_run(model, _written(model, graph, dictionary, nodes[source]))
             for target in rows:
                 node = nodes[target]

@@ -1,4 +1,4 @@
-"""The fast path equals autograd on every family, host and dictionary kind; both hosts agree."""
+"""The closed form equals autograd on every family, host and kind of dictionary; hosts agree."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def assert_same(graph: Graph, reference: Graph, relative: float, *, per_row: boo
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("host", RAW_HOSTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fast_equals_autograd(family: str, host: str, kind: str) -> None:
+def test_the_closed_form_equals_autograd(family: str, host: str, kind: str) -> None:
     model = tiny(family, host)
     dictionary = KINDS[kind](model)
     graph = attribute(model, PROMPT, dictionary)
@@ -43,7 +43,9 @@ def test_fast_equals_autograd(family: str, host: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["clt-relu", "clt-normalized", "per-layer-skip", "neurons"])
 @pytest.mark.parametrize("host", PROCESSED_HOSTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fast_equals_autograd_with_folded_norms(family: str, host: str, kind: str) -> None:
+def test_the_closed_form_equals_autograd_with_folded_norms(
+    family: str, host: str, kind: str
+) -> None:
     model = tiny(family, host)
     dictionary = KINDS[kind](model)
     graph = attribute(model, PROMPT, dictionary, prefix=2)
@@ -55,8 +57,8 @@ def test_fast_equals_autograd_with_folded_norms(family: str, host: str, kind: st
 @pytest.mark.parametrize("kind", ["clt-relu", "clt-normalized", "per-layer-skip", "neurons"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_hosts_give_the_same_graph(family: str, kind: str) -> None:
-    one, other = (tiny(family, host) for host in RAW_HOSTS)
-    graphs = [attribute(model, PROMPT, KINDS[kind](model)) for model in (one, other)]
+    models = [tiny(family, host) for host in RAW_HOSTS]
+    graphs = [attribute(model, PROMPT, KINDS[kind](model)) for model in models]
     # Two forward passes round differently, and a gate near zero makes that large in its small row.
     assert_same(graphs[0], graphs[1], 1e-4, per_row=False)
     assert graphs[0].scores() == pytest.approx(graphs[1].scores(), abs=1e-4)
