@@ -113,11 +113,11 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
     @classmethod
     def from_dictionary(cls, dictionary: CrossLayerTranscoder) -> CrossLayerTranscoderSAE:
         """The same CLT, its weights copied."""
-        state = sae_lens_clt.state(dictionary)
-        said = sae_lens_clt.config(dictionary, state)
-        said["metadata"] = SAEMetadata(model_name=dictionary.model_name)
-        del said["architecture"]
-        sae = cls(CrossLayerTranscoderConfig(**said))
+        state = sae_lens_clt.to_state(dictionary.weights)
+        config = sae_lens_clt.to_config(dictionary.weights, state)
+        config["metadata"] = SAEMetadata(model_name=dictionary.model_name)
+        del config["architecture"]
+        sae = cls(CrossLayerTranscoderConfig(**config))
         sae.load_state_dict(state)
         return sae
 
@@ -129,7 +129,14 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
             name: t.detach().to(device=device, dtype=dtype, copy=True)
             for name, t in self.state_dict().items()
         }
-        return sae_lens_clt.assemble(self.cfg.to_dict(), state, self.cfg.metadata.model_name)
+        weights = sae_lens_clt.from_state(self.cfg.to_dict(), state, self.cfg.metadata.model_name)
+        return CrossLayerTranscoder(
+            weights.layers,
+            weights.activation,
+            feature_input_hook=weights.feature_input_hook,
+            feature_output_hook=weights.feature_output_hook,
+            model_name=weights.model_name,
+        )
 
     def initialize_weights(self) -> None:
         """Zeros: weights come from files or a dictionary; tla.train trains them."""

@@ -67,6 +67,12 @@ def test_what_a_format_has_no_place_for_is_refused(tmp_path: Path) -> None:
             made.save(tmp_path / "d", format="sae-lens")
     with pytest.raises(InputError, match="has no place for TopK"):
         transcoder(TopK(3), cross=False).save(tmp_path / "d", format="sae-lens")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    wrong: Any = "pickle"
     with pytest.raises(InputError, match=r"'pickle'.*Known: circuit-tracer, sae-lens, tl-attr"):
-        transcoder().save(tmp_path / "d", format="pickle")
+        transcoder().save(tmp_path / "d", format=wrong)
     assert list(tmp_path.iterdir()) == []

@@ -5,25 +5,26 @@ from __future__ import annotations
 import abc
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_attribution.dictionaries import publishing
+from tl_attribution.dictionaries.formats.writing import SaveFormat
+from tl_attribution.dictionaries.hub import Published
+from tl_attribution.dictionaries.weights import Kind
 from tl_attribution.errors import MismatchError
 from tl_attribution.shapes import Activations, Stream, Streams
 
-if TYPE_CHECKING:
-    from tl_attribution.dictionaries.hub import Published
-
 
 @runtime_checkable
-class Evaluated(Protocol):
-    """An evaluation, as far as it matters here."""
+class WritesJson(Protocol):
+    """An evaluation that can be written to a JSON file."""
 
     def to_json(self, path: str | Path) -> None:
-        """Write it to a file."""
+        """Write it to ``path``."""
         ...
 
 
@@ -46,8 +47,7 @@ class Dictionary(abc.ABC):
     """Features that read at ``feature_input_hook`` and together reconstruct what is written at
     ``feature_output_hook``. Hook names are TransformerLens's, without the block."""
 
-    kind: ClassVar[str]
-    """``cross-layer transcoder``, ``transcoders`` or ``neurons``."""
+    kind: ClassVar[Kind]
 
     n_layers: int
     d_model: int
@@ -102,7 +102,11 @@ class Dictionary(abc.ABC):
 
     @abc.abstractmethod
     def save(
-        self, path: str | Path, *, format: str = "tl-attribution", overwrite: bool = False
+        self,
+        path: str | Path,
+        *,
+        format: SaveFormat = "tl-attribution",
+        overwrite: bool = False,
     ) -> None:
         """Write the dictionary to a folder that ``load_dictionary`` reads, in a format that the
         kind can be written in. Files of a dictionary that was saved there are replaced; with
@@ -116,7 +120,7 @@ class Dictionary(abc.ABC):
         revision: str | None = None,
         tag: str | None = None,
         licence: str | None = None,
-        evaluation: Evaluated | None = None,
+        evaluation: WritesJson | None = None,
     ) -> Published:
         """Publish to the repository ``repo``, ``org/name``, in one commit, with a model card and
         an evaluation (:func:`tl_attribution.evaluate`'s result), if one is given.
@@ -125,10 +129,8 @@ class Dictionary(abc.ABC):
         system's temporary folder. Raises InputError for a name that is none or a dictionary that
         is not saved, HubError for what goes wrong at the Hub; nothing is published then.
         """
-        from tl_attribution.dictionaries import publishing
-
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place) / "dictionary"
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "dictionary"
             self.save(folder)
             if evaluation is not None:
                 evaluation.to_json(folder / publishing.EVALUATION)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,19 +13,27 @@ from tl_attribution.dictionaries import hub
 from tl_attribution.dictionaries.activations import Activation, TopK
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.dictionaries.catalog import NEURONS, CatalogEntry, names
-from tl_attribution.dictionaries.formats import pickles, writing
+from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
+from tl_attribution.dictionaries.formats import pickles, readers, writing
 from tl_attribution.dictionaries.formats.common import DictionaryFiles
-from tl_attribution.dictionaries.formats.readers import READERS, needs
 from tl_attribution.dictionaries.hub import Progress
+from tl_attribution.dictionaries.per_layer import TranscoderSet
 from tl_attribution.dictionaries.plugin_sources import LoadOptions, from_plugins, known_names
+from tl_attribution.dictionaries.run_folder import dictionary_of, is_run
 from tl_attribution.dictionaries.tensor_files import listed
+from tl_attribution.dictionaries.transcoder import Transcoder
+from tl_attribution.dictionaries.weights import TranscoderKind
 from tl_attribution.errors import (
     FormatError,
     InputError,
     NotFoundError,
-    TlAttributionError,
     nearest,
 )
+
+CLASSES: dict[TranscoderKind, type[Transcoder]] = {
+    "cross-layer transcoder": CrossLayerTranscoder,
+    "transcoders": TranscoderSet,
+}
 
 
 def load_dictionary(
@@ -133,34 +140,19 @@ def _folder(source: str, progress: Progress | None) -> Path:
         ) from None
 
 
-def _open(folder: Path, wanted: LoadOptions) -> Dictionary:
-    if (folder / "run.json").is_file():
-        folder = of_run(folder)
+def _open(folder: Path, options: LoadOptions) -> Dictionary:
+    if is_run(folder):
+        folder = dictionary_of(folder)
     if not folder.is_dir():
         raise FormatError(_unknown(folder))
-    while True:
-        writing.finish(folder)
-        before = writing.state(folder)
-        try:
-            dictionary = _recognised(folder, wanted)
-        except TlAttributionError:
-            if not _saved_since(folder, before):
-                raise
-        else:
-            if not _saved_since(folder, before):
-                return dictionary
+    return writing.read_consistently(folder, lambda folder: _read(folder, options))
 
 
-def _saved_since(folder: Path, before: object) -> bool:
-    """Whether another process has saved meanwhile, so that what was read may be of two."""
-    return writing.is_moving(folder) or writing.state(folder) != before
-
-
-def _recognised(folder: Path, wanted: LoadOptions) -> Dictionary:
-    for reader in READERS:
-        if reader.recognise(folder):
-            return _build(_read(reader, folder), f"{folder} ({reader.NAME})", wanted)
-    raise FormatError(_unknown(folder))
+def _read(folder: Path, options: LoadOptions) -> Dictionary:
+    reader = readers.recognize(folder)
+    if reader is None:
+        raise FormatError(_unknown(folder))
+    return _build(readers.read(reader, folder), f"{folder} ({reader.NAME})", options)
 
 
 def _from_plugins(source: Any, wanted: LoadOptions) -> Dictionary:
@@ -185,37 +177,26 @@ def _from_plugins(source: Any, wanted: LoadOptions) -> Dictionary:
     )
 
 
-def _read(reader: ModuleType, folder: Path) -> DictionaryFiles:
-    try:
-        return reader.read(folder)
-    except TlAttributionError:
-        raise
-    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
-        raise FormatError(
-            f"{folder} looks like a dictionary of {reader.NAME}, but its config or its tensors are "
-            f"not built as theirs are: {error!r}"
-        ) from error
+def _build(files: DictionaryFiles, label: str, options: LoadOptions) -> Transcoder:
+    """The dictionary of the class for its kind, read onto a device if the options say one."""
+    read, write = _hooks(files, label, options)
+    device, dtype = options.device, options.dtype
+    stored = files.layers if dtype is None else [layer.cast(dtype) for layer in files.layers]
+    onto_device = device is not None and torch.device(device).type != "cpu"
+    layers = [layer.in_memory(device) for layer in stored] if onto_device and device else stored
+    return CLASSES[files.kind](
+        layers,
+        _activation(files, options.k, label),
+        feature_input_hook=read,
+        feature_output_hook=write,
+        model_name=files.model_name if isinstance(files.model_name, str) else None,
+    )
 
 
-def _build(found: DictionaryFiles, where: str, wanted: LoadOptions) -> Dictionary:
-    hooks = {
-        "feature_input_hook": wanted.feature_input_hook or found.feature_input_hook,
-        "feature_output_hook": wanted.feature_output_hook or found.feature_output_hook,
-    }
-    _check_hooks(hooks, where)
-    device, dtype = wanted.device, wanted.dtype
-    stored = found.layers if dtype is None else [layer.cast(dtype) for layer in found.layers]
-    elsewhere = device is not None and torch.device(device).type != "cpu"
-    layers = [layer.in_memory(device) for layer in stored] if elsewhere and device else stored
-    named = {name: hook for name, hook in hooks.items() if hook is not None}
-    model = found.model_name if isinstance(found.model_name, str) else None
-    return found.kind(layers, _activation(found, wanted.k, where), **named, model_name=model)
-
-
-def _activation(found: DictionaryFiles, k: int | None, where: str) -> Activation:
+def _activation(files: DictionaryFiles, k: int | None, where: str) -> Activation:
     """The files' activation, with ``k`` where it is a TopK. Raises InputError if nobody says it, or
     if there is none to say."""
-    if found.activation is None:
+    if files.activation is None:
         if k is None:
             raise InputError(
                 f"{where}: the files say TopK, but not of how many features; give load_dictionary "
@@ -223,34 +204,30 @@ def _activation(found: DictionaryFiles, k: int | None, where: str) -> Activation
             )
         return TopK(k, signed=True)
     if k is None:
-        return found.activation
-    if not isinstance(found.activation, TopK):
+        return files.activation
+    if not isinstance(files.activation, TopK):
         raise InputError(
-            f"{where}: k={k} is for TopK; this is a {type(found.activation).__name__}: leave it out"
+            f"{where}: k={k} is for TopK; this is a {type(files.activation).__name__}: leave it out"
         )
-    return replace(found.activation, k=k)
+    return replace(files.activation, k=k)
 
 
-def _check_hooks(hooks: dict[str, str | None], where: str) -> None:
-    examples = {"feature_input_hook": "'mlp.hook_in'", "feature_output_hook": "'hook_mlp_out'"}
-    options = {"feature_input_hook": "--reads", "feature_output_hook": "--writes"}
-    lacking = [name for name, hook in hooks.items() if not isinstance(hook, str)]
-    if lacking:
-        raise InputError(
-            f"{where}: the files don't say where features read and write; give load_dictionary "
-            f"{' and '.join(f'{name}= (such as {examples[name]})' for name in lacking)}, on the "
-            f"command line {' and '.join(options[name] for name in lacking)}"
-        )
-
-
-def of_run(run: Path) -> Path:
-    """The dictionary of a training run. Raises NotFoundError if it has none yet."""
-    if not (run / "dictionary").is_dir():
-        raise NotFoundError(
-            f"the run in {run} has not finished, so it has no dictionary yet; go on with "
-            "tl-attribution train … --resume"
-        )
-    return run / "dictionary"
+def _hooks(files: DictionaryFiles, label: str, options: LoadOptions) -> tuple[str, str]:
+    """Read and write hook. Raises InputError if neither the files nor the options say one."""
+    read = options.feature_input_hook or files.feature_input_hook
+    write = options.feature_output_hook or files.feature_output_hook
+    if isinstance(read, str) and isinstance(write, str):
+        return read, write
+    hooks = (
+        (read, "feature_input_hook= (such as 'mlp.hook_in')", "--reads"),
+        (write, "feature_output_hook= (such as 'hook_mlp_out')", "--writes"),
+    )
+    missing = [(argument, flag) for hook, argument, flag in hooks if not isinstance(hook, str)]
+    raise InputError(
+        f"{label}: the files don't say where features read and write; give load_dictionary "
+        f"{' and '.join(argument for argument, _ in missing)}, on the command line "
+        f"{' and '.join(flag for _, flag in missing)}"
+    )
 
 
 def _unknown(folder: Path) -> str:
@@ -265,5 +242,8 @@ def _unknown(folder: Path) -> str:
                 f"{folder} holds {file.name}, a pickle, which can run code when it is read, so it "
                 f"is not opened: {remedy}"
             )
-    what = "is a file, expected a folder" if folder.is_file() else "is no dictionary"
-    return f"{folder} {what} of a known format (found: {listed(f.name for f in files)}). {needs()}"
+    problem = "is a file, expected a folder" if folder.is_file() else "is not a dictionary"
+    return (
+        f"{folder} {problem} of a known format (found: {listed(f.name for f in files)}). "
+        f"{readers.needs()}"
+    )

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from tl_attribution.dictionaries.activations import pointwise
 from tl_attribution.dictionaries.base import Dictionary, Encoded, FeatureReads
+from tl_attribution.dictionaries.formats.writing import SaveFormat
+from tl_attribution.dictionaries.weights import Kind
 from tl_attribution.errors import FormatError, InputError, MismatchError
 from tl_attribution.shapes import Stream
 
@@ -48,7 +50,7 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class Neurons(Dictionary):
     """One feature per MLP neuron, active where its activation is not zero."""
 
-    kind: ClassVar[str] = "neurons"
+    kind: ClassVar[Kind] = "neurons"
 
     def __init__(
         self,
@@ -113,7 +115,11 @@ class Neurons(Dictionary):
         return self.layers[layer].b_out
 
     def save(
-        self, path: str | Path, *, format: str = "tl-attribution", overwrite: bool = False
+        self,
+        path: str | Path,
+        *,
+        format: SaveFormat = "tl-attribution",
+        overwrite: bool = False,
     ) -> None:
         """Neurons are the model's own weights, so there is nothing to save: always InputError."""
         raise InputError(

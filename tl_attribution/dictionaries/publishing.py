@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tl_attribution.dictionaries import hub
-from tl_attribution.dictionaries.formats import native, writing
+from tl_attribution.dictionaries.formats import native, readers, writing
 from tl_attribution.dictionaries.formats.common import read_json
 from tl_attribution.dictionaries.hub import Publication, Published
-from tl_attribution.dictionaries.loading import load_dictionary, of_run
+from tl_attribution.dictionaries.run_folder import RUN, dictionary_of, is_run
 from tl_attribution.errors import FormatError, NotFoundError
 
-EVALUATION, RUN, CARD = "evaluation.json", "run.json", "README.md"
+EVALUATION, CARD = "evaluation.json", "README.md"
 
 
 def publish(
@@ -42,14 +42,14 @@ def gather(path: str | Path, licence: str | None = None) -> Publication:
     given = Path(path).expanduser()
     if not given.is_dir():
         raise NotFoundError(f"no dictionary at {given}; give its folder, or its training run's")
-    folder = of_run(given) if (given / RUN).is_file() else given
+    folder = dictionary_of(given) if is_run(given) else given
     writing.finish(folder)
-    if not native.recognise(folder):
+    if not native.recognize(folder):
         raise FormatError(
             f"{folder} holds no dictionary in our format, which is the one that is published; "
             "save one with tla.load_dictionary(…).save(folder)"
         )
-    load_dictionary(folder)
+    writing.read_consistently(folder, lambda folder: readers.read(native, folder))
     config = {"model_name": None, **read_json(folder / native.CONFIG)}
     names = [native.CONFIG, *(f"layer_{i}.safetensors" for i in range(config["n_layers"]))]
     files = {name: folder / name for name in names}

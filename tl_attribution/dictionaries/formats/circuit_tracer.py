@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from tl_attribution.dictionaries.activations import BatchTopK, JumpReLU, ReLU, TopK
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats import gemma_scope
 from tl_attribution.dictionaries.formats.common import (
     DictionaryFiles,
@@ -30,11 +29,10 @@ from tl_attribution.dictionaries.formats.common import (
     thresholds,
 )
 from tl_attribution.dictionaries.formats.writing import save_tensors, write_folder
-from tl_attribution.dictionaries.layers import Layer, StoredLayer
-from tl_attribution.dictionaries.per_layer import TranscoderSet
+from tl_attribution.dictionaries.layers import StoredLayer
 from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
-from tl_attribution.dictionaries.transcoder import Transcoder
+from tl_attribution.dictionaries.weights import TranscoderWeights
 from tl_attribution.errors import FormatError, InputError
 
 NAME = "circuit-tracer"
@@ -47,7 +45,7 @@ ACTIVATIONS = (None, "relu", "jumprelu", "topk")
 """What a set's config says of its activation."""
 
 
-def recognise(folder: Path) -> bool:
+def recognize(folder: Path) -> bool:
     """Whether the folder holds a CLT or a set of transcoders as circuit-tracer has them."""
     config = peek(folder / CONFIG)
     if "model_kind" in config or "transcoders" in config:
@@ -132,13 +130,13 @@ def _read_clt(folder: Path) -> DictionaryFiles:
             StoredLayer(StoredMatrix(file, f"W_enc_{i}"), bias, tuple(decoders), decoder_bias)
         )
         found.append(file.optional(f"threshold_{i}"))
-    return DictionaryFiles(CrossLayerTranscoder, layers, thresholds(found, rectified=False))
+    return DictionaryFiles("cross-layer transcoder", layers, thresholds(found, rectified=False))
 
 
 def _read_set(paths: list[Path]) -> DictionaryFiles:
     read = [_transcoder(TensorFile(path)) for path in paths]
     layers = [layer for layer, _ in read]
-    return DictionaryFiles(TranscoderSet, layers, thresholds([t for _, t in read], rectified=False))
+    return DictionaryFiles("transcoders", layers, thresholds([t for _, t in read], rectified=False))
 
 
 def _transcoder(file: TensorFile) -> tuple[StoredLayer, Tensor | None]:
@@ -157,78 +155,77 @@ def _transcoder(file: TensorFile) -> tuple[StoredLayer, Tensor | None]:
     return layer, file.optional(THRESHOLD)
 
 
-def write(dictionary: Transcoder, path: str | Path, *, overwrite: bool = False) -> None:
+def write(weights: TranscoderWeights, path: str | Path, *, overwrite: bool = False) -> None:
     """Write what circuit-tracer opens, whole or not at all; a window is filled up with zeros.
 
     Raises InputError for what the format has no place for: TopK, a CLT's skip, offsets.
     """
-    is_clt = isinstance(dictionary, CrossLayerTranscoder)
-    check_writable(dictionary, NAME, skip=not is_clt)
-    write_folder(
-        path, NAME, lambda folder: _write_files(dictionary, folder, is_clt), overwrite=overwrite
-    )
+    check_writable(weights, NAME, skip=weights.kind == "transcoders")
+    write_folder(path, NAME, lambda folder: _write_files(weights, folder), overwrite=overwrite)
 
 
-def check_writable(dictionary: Transcoder, name: str, *, skip: bool) -> None:
-    """Raise InputError for what a format of others has no place for."""
-    layers = dictionary.layers
+def check_writable(weights: TranscoderWeights, name: str, *, skip: bool) -> None:
+    """Raise InputError for what a format of others has no place for; ``skip``: it has a place for
+    linear skips."""
+    layers = weights.layers
     lacks = {
-        "TopK, which ranks features against each other": isinstance(dictionary.activation, TopK),
-        "a linear skip": not skip and any(one.W_skip is not None for one in layers),
-        "offsets of activations": any(one.offset is not None for one in layers),
+        "TopK, which ranks features against each other": isinstance(weights.activation, TopK),
+        "a linear skip": not skip and any(layer.W_skip is not None for layer in layers),
+        "offsets of activations": any(layer.offset is not None for layer in layers),
     }
-    if wrong := [what for what, is_so in lacks.items() if is_so]:
+    if unfit := [part for part, is_there in lacks.items() if is_there]:
         raise InputError(
-            f"{name} has no place for {' and '.join(wrong)}; save without format= to keep it"
+            f"{name} has no place for {' and '.join(unfit)}; save without format= to keep it"
         )
 
 
-def threshold_of(dictionary: Transcoder, layer: int) -> Tensor | None:
+def threshold_of(weights: TranscoderWeights, layer: int) -> Tensor | None:
     """A layer's JumpReLU thresholds, or None for ReLU."""
-    match dictionary.activation:
+    match weights.activation:
         case JumpReLU(threshold):
             return threshold[layer]
         case BatchTopK(_, threshold):
-            return torch.full((dictionary.n_features,), max(threshold, 0.0))
+            return torch.full((weights.n_features,), max(threshold, 0.0))
     return None
 
 
-def _write_files(dictionary: Transcoder, folder: Path, is_clt: bool) -> None:
+def _write_files(weights: TranscoderWeights, folder: Path) -> None:
     import yaml
 
-    for i, weights in enumerate(dictionary.layers):
-        if is_clt:
-            _write_clt_layer(folder, i, weights, dictionary)
-        else:
-            _write_transcoder(folder / f"layer_{i}.safetensors", weights, dictionary, i)
-    name = dictionary.model_name
+    is_clt = weights.kind == "cross-layer transcoder"
+    write_layer = _write_clt_layer if is_clt else _write_transcoder
+    for i in range(weights.n_layers):
+        write_layer(folder, weights, i)
+    name = weights.model_name
     config = {
         "model_name": name,
         "model_kind": CLT if is_clt else SET,
-        "feature_input_hook": dictionary.feature_input_hook,
-        "feature_output_hook": dictionary.feature_output_hook,
+        "feature_input_hook": weights.feature_input_hook,
+        "feature_output_hook": weights.feature_output_hook,
         "scan": name or "tl-attribution",
     }
     (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
 
 
-def _write_clt_layer(folder: Path, i: int, weights: Layer, dictionary: Transcoder) -> None:
+def _write_clt_layer(folder: Path, weights: TranscoderWeights, i: int) -> None:
+    layer = weights.layers[i]
     encoder = {
-        f"W_enc_{i}": weights.W_enc,
-        f"b_enc_{i}": weights.b_enc,
-        f"b_dec_{i}": weights.b_dec,
-        f"threshold_{i}": threshold_of(dictionary, i),
+        f"W_enc_{i}": layer.W_enc,
+        f"b_enc_{i}": layer.b_enc,
+        f"b_dec_{i}": layer.b_dec,
+        f"threshold_{i}": threshold_of(weights, i),
     }
     save_tensors(encoder, folder / f"W_enc_{i}.safetensors", NAME)
-    decoder = weights.W_dec
-    beyond = dictionary.n_layers - i - weights.n_written
-    if beyond:
-        zeros = decoder.new_zeros(len(decoder), beyond, dictionary.d_model)
+    decoder = layer.W_dec
+    beyond_window = weights.n_layers - i - layer.n_written
+    if beyond_window:
+        zeros = decoder.new_zeros(len(decoder), beyond_window, weights.d_model)
         decoder = torch.cat([decoder, zeros], 1)
     save_tensors({f"W_dec_{i}": decoder}, folder / f"W_dec_{i}.safetensors", NAME)
 
 
-def _write_transcoder(file: Path, weights: Layer, dictionary: Transcoder, i: int) -> None:
-    parts = {name: getattr(weights, name) for name in ("W_enc", "b_enc", "b_dec", "W_skip")}
-    parts |= {"W_dec": weights.W_dec[:, 0], THRESHOLD: threshold_of(dictionary, i)}
-    save_tensors(parts, file, NAME)
+def _write_transcoder(folder: Path, weights: TranscoderWeights, i: int) -> None:
+    layer = weights.layers[i]
+    tensors = {name: getattr(layer, name) for name in ("W_enc", "b_enc", "b_dec", "W_skip")}
+    tensors |= {"W_dec": layer.W_dec[:, 0], THRESHOLD: threshold_of(weights, i)}
+    save_tensors(tensors, folder / f"layer_{i}.safetensors", NAME)

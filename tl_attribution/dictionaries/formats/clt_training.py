@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from tl_attribution.dictionaries.activations import TopK
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
     DictionaryFiles,
     below,
@@ -32,7 +31,6 @@ from tl_attribution.dictionaries.formats.common import (
     same,
 )
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.per_layer import TranscoderSet
 from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.errors import FormatError
@@ -79,7 +77,7 @@ def _folders(folder: Path) -> list[Path]:
     return [f.parent for f in below(folder, WEIGHTS) if "d_in" in peek(f.parent / CONFIG)]
 
 
-def recognise(folder: Path) -> bool:
+def recognize(folder: Path) -> bool:
     """Whether the folder, or folders in it, are sparse coders."""
     return bool(_folders(folder))
 
@@ -95,7 +93,7 @@ def read(folder: Path) -> DictionaryFiles:
     run = peek(folder / "config.json")
     at_mlp = all(one.name.endswith(".mlp") for one in ordered) and not run.get("hookpoints_in")
     return DictionaryFiles(
-        CrossLayerTranscoder if crossing else TranscoderSet,
+        "cross-layer transcoder" if crossing else "transcoders",
         layers,
         TopK(k),
         "mlp.hook_in" if at_mlp else None,

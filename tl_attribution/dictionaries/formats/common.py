@@ -14,7 +14,7 @@ from torch import Tensor
 from tl_attribution.dictionaries.activations import Activation, JumpReLU, ReLU
 from tl_attribution.dictionaries.layers import StoredLayer
 from tl_attribution.dictionaries.tensor_files import TensorFile, listed
-from tl_attribution.dictionaries.transcoder import Transcoder
+from tl_attribution.dictionaries.weights import TranscoderKind
 from tl_attribution.errors import FormatError, InputError, MismatchError
 
 DEPTH = 4
@@ -25,7 +25,7 @@ class DictionaryFiles(NamedTuple):
     """A dictionary as its files say. Hooks are None where they don't, and the activation is None
     where it is a TopK of unknown k."""
 
-    kind: type[Transcoder]
+    kind: TranscoderKind
     layers: Sequence[StoredLayer]
     activation: Activation | None
     feature_input_hook: str | None = None

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from tl_attribution.dictionaries.activations import Activation, JumpReLU, ReLU
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
     DictionaryFiles,
     block_hook,
@@ -70,7 +69,7 @@ class _Model(NamedTuple):
         return f"{DECODER}.decoders.{which[self.config['decoder_tying']]}"
 
 
-def recognise(folder: Path) -> bool:
+def recognize(folder: Path) -> bool:
     """Whether the config is one of this package's."""
     return {"num_features", "num_layers", "d_model"} <= peek(folder / CONFIG).keys()
 
@@ -95,7 +94,7 @@ def read(folder: Path) -> DictionaryFiles:
     layers = [_layer(model, i) for i in range(config["num_layers"])]
     hooks = [block_hook(config.get(f"tl_{end}_template"))[1] for end in ("input", "output")]
     return DictionaryFiles(
-        CrossLayerTranscoder,
+        "cross-layer transcoder",
         layers,
         _activation(model),
         hooks[0],

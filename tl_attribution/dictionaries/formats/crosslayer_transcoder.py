@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from tl_attribution.dictionaries.activations import Activation, ReLU, TopK
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
     DictionaryFiles,
     layer_axis,
@@ -25,7 +24,6 @@ from tl_attribution.dictionaries.formats.common import (
     thresholds,
 )
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.per_layer import TranscoderSet
 from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.errors import FormatError
@@ -44,7 +42,7 @@ OUTPUTS = (None, "Standardizer", "DimensionwiseOutputStandardizer", "LayerwiseOu
 NONLINEARITIES = ("ReLU", "JumpReLU", "PerLayerTopK", "BatchTopK", "PerLayerBatchTopK")
 
 
-def recognise(folder: Path) -> bool:
+def recognize(folder: Path) -> bool:
     """Whether the config names the class of a model."""
     model = peek(folder / CONFIG).get("model")
     return isinstance(model, dict) and "class_path" in model
@@ -64,7 +62,7 @@ def read(folder: Path) -> DictionaryFiles:
     n = layer_axis(file, "encoder.W")
     crossing = "decoder.W" not in file
     layers = [_layer(file, i, n, crossing) for i in range(n)]
-    kind = CrossLayerTranscoder if crossing else TranscoderSet
+    kind = "cross-layer transcoder" if crossing else "transcoders"
     return DictionaryFiles(kind, layers, _activation(file, parts["nonlinearity"], layers, where))
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
     DictionaryFiles,
     below,
@@ -26,7 +25,6 @@ from tl_attribution.dictionaries.formats.common import (
     thresholds,
 )
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.per_layer import TranscoderSet
 from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.errors import FormatError
@@ -51,7 +49,7 @@ def _layer_of(path: Path, folder: Path) -> int | None:
     return number_in(str(path.relative_to(folder.parent)), r"layer_(\d+)(?!.*layer_\d)")
 
 
-def recognise(folder: Path) -> bool:
+def recognize(folder: Path) -> bool:
     """Whether files named ``params`` lie here, in folders or with names that say a layer."""
     return any(_layer_of(path, folder) is not None for path in _files(folder))
 
@@ -113,7 +111,7 @@ def _layer(file: TensorFile, encoder: str, decoders: tuple[StoredMatrix, ...]) -
 def _set(files: list[TensorFile]) -> DictionaryFiles:
     read = [transcoder(file) for file in files]
     return DictionaryFiles(
-        TranscoderSet, [one for one, _ in read], thresholds([t for _, t in read])
+        "transcoders", [one for one, _ in read], thresholds([t for _, t in read])
     )
 
 
@@ -130,5 +128,5 @@ def clt(files: list[TensorFile]) -> DictionaryFiles:
         parts = [StoredMatrix(file, "w_dec", (slice(None), t)) for t in range(i, len(files))]
         layers.append(_layer(file, "w_enc", tuple(parts)))
     return DictionaryFiles(
-        CrossLayerTranscoder, layers, thresholds([f.read("threshold") for f in files])
+        "cross-layer transcoder", layers, thresholds([f.read("threshold") for f in files])
     )

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from tl_attribution.dictionaries.activations import Activation, JumpReLU, ReLU, TopK
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
     DictionaryFiles,
     block_hook,
@@ -41,7 +40,7 @@ THRESHOLD = "activation_function.log_jumprelu_threshold"
 NORM = "dataset_average_activation_norm"
 
 
-def recognise(folder: Path) -> bool:
+def recognize(folder: Path) -> bool:
     """Whether the config is one of this package's."""
     return "sae_type" in peek(folder / CONFIG)
 
@@ -70,7 +69,9 @@ def read(folder: Path) -> DictionaryFiles:
     check_width(file, "W_E", 1, config["d_model"])
     layers = [_layer(file, config, i, n) for i in range(n)]
     hooks = [_hook(config[f"hook_points_{end}"], where) for end in ("in", "out")]
-    return DictionaryFiles(CrossLayerTranscoder, layers, _activation(file, config, act, n), *hooks)
+    return DictionaryFiles(
+        "cross-layer transcoder", layers, _activation(file, config, act, n), *hooks
+    )
 
 
 def _hook(names: list[Any], where: Path) -> str | None:

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from tl_attribution.dictionaries import activations
 from tl_attribution.dictionaries.activations import JumpReLU, TopK
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import DictionaryFiles, peek, read_json
 from tl_attribution.dictionaries.formats.writing import save_tensors, write_folder
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.per_layer import TranscoderSet
 from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
-from tl_attribution.dictionaries.transcoder import Transcoder
+from tl_attribution.dictionaries.weights import TranscoderKind, TranscoderWeights
 from tl_attribution.errors import FormatError
 
 NAME = "tl-attribution"
@@ -33,13 +31,13 @@ NEEDS = "config.json and layer_0.safetensors, layer_1.safetensors, …"
 CONFIG = "config.json"
 FORMAT = "tl-attribution dictionary"
 VERSION = 1
-KINDS: dict[str, type[Transcoder]] = {c.kind: c for c in (CrossLayerTranscoder, TranscoderSet)}
+KINDS: tuple[TranscoderKind, ...] = get_args(TranscoderKind)
 PARTS = ("W_enc", "b_enc", "W_dec", "b_dec")
 MORE = ("W_skip", "offset")
 BY_FEATURE = ("threshold", "rank")
 
 
-def recognise(folder: Path) -> bool:
+def recognize(folder: Path) -> bool:
     """Whether the folder holds a dictionary in this format."""
     return peek(folder / CONFIG).get("format") == FORMAT
 
@@ -48,31 +46,31 @@ def _layer_file(folder: Path, layer: int) -> Path:
     return folder / f"layer_{layer}.safetensors"
 
 
-def write(dictionary: Transcoder, path: str | Path, *, overwrite: bool = False) -> None:
+def write(weights: TranscoderWeights, path: str | Path, *, overwrite: bool = False) -> None:
     """Write a dictionary as :func:`.writing.write_folder` does, and raising what that raises."""
-    write_folder(path, NAME, lambda folder: _write_files(dictionary, folder), overwrite=overwrite)
+    write_folder(path, NAME, lambda folder: _write_files(weights, folder), overwrite=overwrite)
 
 
-def _write_files(dictionary: Transcoder, folder: Path) -> None:
-    for layer, weights in enumerate(dictionary.layers):
-        tensors = {name: getattr(weights, name) for name in (*PARTS, *MORE)}
-        match dictionary.activation:
+def _write_files(weights: TranscoderWeights, folder: Path) -> None:
+    for i, layer in enumerate(weights.layers):
+        tensors = {name: getattr(layer, name) for name in (*PARTS, *MORE)}
+        match weights.activation:
             case JumpReLU(threshold):
-                tensors["threshold"] = threshold[layer]
+                tensors["threshold"] = threshold[i]
             case TopK(_, rank) if rank is not None:
-                tensors["rank"] = rank[layer]
-        save_tensors(tensors, _layer_file(folder, layer), NAME)
+                tensors["rank"] = rank[i]
+        save_tensors(tensors, _layer_file(folder, i), NAME)
     config = {
         "format": FORMAT,
         "version": VERSION,
-        "kind": dictionary.kind,
-        "n_layers": dictionary.n_layers,
-        "n_features": dictionary.n_features,
-        "d_model": dictionary.d_model,
-        "feature_input_hook": dictionary.feature_input_hook,
-        "feature_output_hook": dictionary.feature_output_hook,
-        "model_name": dictionary.model_name,
-        "activation": activations.to_config(dictionary.activation),
+        "kind": weights.kind,
+        "n_layers": weights.n_layers,
+        "n_features": weights.n_features,
+        "d_model": weights.d_model,
+        "feature_input_hook": weights.feature_input_hook,
+        "feature_output_hook": weights.feature_output_hook,
+        "model_name": weights.model_name,
+        "activation": activations.to_config(weights.activation),
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
@@ -91,7 +89,7 @@ def read(folder: Path) -> DictionaryFiles:
             )
     by_feature = {name: _stacked([f.optional(name) for f in opened]) for name in BY_FEATURE}
     return DictionaryFiles(
-        KINDS[config["kind"]],
+        config["kind"],
         layers,
         activations.from_config(config["activation"], **by_feature),
         config["feature_input_hook"],

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,8 +22,12 @@ from torch import Tensor
 
 from tl_attribution.dictionaries.formats.common import peek
 from tl_attribution.dictionaries.tensor_files import listed
-from tl_attribution.errors import FormatError, InputError
+from tl_attribution.errors import FormatError, InputError, TlAttributionError
 from tl_attribution.files import as_usual, locked, write_whole
+
+SaveFormat = Literal["tl-attribution", "circuit-tracer", "sae-lens"]
+"""Formats that a dictionary can be saved in."""
+_T = TypeVar("_T")
 
 STAGING, LOCK = ".tl-attribution-save", ".tl-attribution-lock"
 _NEW, _JOURNAL = "new", "journal.json"
@@ -136,16 +141,33 @@ def finish(folder: Path) -> None:
         ) from error
 
 
-def state(folder: Path) -> object:
+def read_consistently(folder: Path, read: Callable[[Path], _T]) -> _T:
+    """``read(folder)``, after finishing a killed save, and again whenever another process has saved
+    meanwhile, so that what was read may be of two dictionaries. Raises FormatError for a save that
+    cannot be finished."""
+    while True:
+        finish(folder)
+        before = _settings_state(folder)
+        try:
+            contents = read(folder)
+        except TlAttributionError:
+            if not _saved_since(folder, before):
+                raise
+        else:
+            if not _saved_since(folder, before):
+                return contents
+
+
+def _saved_since(folder: Path, before: object) -> bool:
+    """Whether a save has moved files, is moving them, or was killed while it did."""
+    return _journal(folder).is_file() or _settings_state(folder) != before
+
+
+def _settings_state(folder: Path) -> object:
     """Equal before and after reading if no save has moved files in between."""
     names = set(_SETTINGS.values())
     stats = {file: file.stat() for file in _files(folder) if file.name in names}
     return {file: (s.st_ino, s.st_size, s.st_mtime_ns) for file, s in stats.items()}
-
-
-def is_moving(folder: Path) -> bool:
-    """Whether a save is moving files into place, or was killed while it did."""
-    return _journal(folder).is_file()
 
 
 def _journal(folder: Path) -> Path:
