@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 
 import tl_attribution as tla
 from tl_attribution.dictionaries.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
+from tl_attribution.dictionaries.formats.writing import SaveFormat
 from tl_attribution.dictionaries.transcoder import LayerWeights
 
 HOOKS = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
-WRITTEN: dict[str, tuple[str, bool, bool, Activation]] = {
+WRITTEN: dict[str, tuple[SaveFormat, bool, bool, Activation]] = {
     "circuit-tracer-clt-relu": ("circuit-tracer", True, False, ReLU()),
     "circuit-tracer-clt-jumprelu": ("circuit-tracer", True, False, JumpReLU(torch.rand(3, 40))),
     "circuit-tracer-clt-window": ("circuit-tracer", True, False, ReLU()),
@@ -65,13 +66,13 @@ def write_ours(out: Path) -> None:
         window = 2 if "window" in name else LAYERS
         kind = tla.CrossLayerTranscoder if cross else tla.TranscoderSet
         layers = [weights(i, cross=cross, skip=skip, window=window) for i in range(LAYERS)]
-        made = kind(layers, activation, **HOOKS, model_name="tiny")
+        dictionary = kind(layers, activation, **HOOKS, model_name="tiny")
         folder = out / "written" / name
         folder.mkdir(parents=True, exist_ok=True)
-        made.save(folder / "dictionary", format=form)
+        dictionary.save(folder / "dictionary", format=form)
         x = inputs()
-        acts = made.encode(x)
-        write(folder, x, acts, made.decode(acts, x))
+        acts = dictionary.encode(x)
+        write(folder, x, acts, dictionary.decode(acts, x))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""SAELens: cross-layer transcoders as an architecture of its, its transcoders and releases as
-dictionaries, its models as hosts, and its activation store for training where it serves.
+"""The SAELens plugin: cross-layer transcoders as an SAE architecture, transcoders and releases as
+dictionaries, models as hosts, and the activation store for training.
 :func:`install` runs when sae_lens is imported."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def install(module: ModuleType) -> None:
-    """Register all of it. Installing twice changes nothing."""
+    """Register the plugin. Installing twice changes nothing."""
     from tl_attribution.dictionaries.plugin_sources import register_source
     from tl_attribution.hosts.protocols import register_host
     from tl_attribution.plugins.sae_lens.cross_layer import register
@@ -33,9 +33,9 @@ def install(module: ModuleType) -> None:
 
 
 def to_sae_lens(dictionary: Dictionary) -> CrossLayerTranscoderSAE:
-    """A cross-layer transcoder as an SAE of SAELens, its weights copied; ``tla.load_dictionary``
-    gives it back. Raises InputError for dictionaries of another kind, and for what SAELens has no
-    place for."""
+    """Convert a cross-layer transcoder to an SAE of SAELens, copying its weights;
+    ``tla.load_dictionary`` converts it back. Raises InputError for dictionaries of another kind and
+    for weights that SAELens has no place for."""
     import sae_lens  # noqa: F401  # runs install, which must not begin in the middle of cross_layer
 
     from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder

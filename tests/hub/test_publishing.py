@@ -121,7 +121,7 @@ def test_a_dry_run_shows_everything_and_sends_nothing(
     assert "license: mit" in ran.out
     assert "tl-attribution evaluate PATH" in ran.out
     assert hub.asked == []
-    assert is_one_line_about(cli("publish", folder.parent, REPO), "no dictionary in our format")
+    assert is_one_line_about(cli("publish", folder.parent, REPO), "not hold a dictionary in our")
     assert is_one_line_about(cli("publish", folder / "no", REPO), "no dictionary at")
     (folder / "layer_1.safetensors").write_bytes(b"not safetensors")
     assert is_one_line_about(cli("publish", folder, REPO), "layer_1.safetensors")
@@ -145,12 +145,16 @@ def test_what_the_hub_refuses_is_told_in_one_line(
     told(HubError, "is gated. Ask for access at .*/me/gated, then log in", load("me/gated"))
     told(HubError, "pytorch_model.bin and no safetensors.*save_pretrained", load("me/pickles"))
     told(HubError, "leads out of the repository", load("me/tricks"))
-    told(NotFoundError, "no address on the Hub", load("me/../etc"))
+    told(NotFoundError, "not an address on the Hub", load("me/../etc"))
     told(HubError, "has a tag v1 already", publish(folder, tag="v1"))
     told(HubError, "is public, and --private would not", publish(folder, private=True))
     told(HubError, "your token may not do that", publish(folder, repo="somebody-else/x"))
-    told(InputError, "give ORGANISATION/NAME", publish(folder, repo="just-a-name"))
-    told(InputError, "give ORGANISATION/NAME", publish(folder, repo="me/x/y"))
+    told(
+        InputError,
+        "repository as ORGANIZATION/NAME",
+        publish(folder, repo="just-a-name"),
+    )
+    told(InputError, "repository as ORGANIZATION/NAME", publish(folder, repo="me/x/y"))
     refused = {409: "changed at the same time", 412: "changed at the same time"}
     refused |= {429: "too many requests", 500: "has trouble", 403: "may not do that"}
     for status, said in refused.items():

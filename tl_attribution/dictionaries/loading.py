@@ -1,4 +1,4 @@
-"""``load_dictionary``: from a name or a path to a dictionary."""
+"""Load a dictionary by name, path or address on the Hub, or from the objects of a plugin."""
 
 from __future__ import annotations
 
@@ -47,52 +47,53 @@ def load_dictionary(
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> Dictionary:
-    """Open a dictionary by registered name (``tl-attribution list`` shows them), by path (its
+    """Load a dictionary by registered name (``tl-attribution list`` shows them), by path (its
     folder, or that of the run that trained it) or by address on the Hugging Face Hub,
-    ``org/name[/folder][@revision]``. What lies on the Hub is fetched into the Hub's cache once,
-    checked, and then read from there, also offline; ``progress`` is told (bytes done, in all, of
-    what).
+    ``org/name[/folder][@revision]``. A dictionary on the Hub is downloaded into the Hub's cache
+    once, checked, and then read from there, also offline; ``progress`` is called with (bytes done,
+    bytes in all, file name).
 
-    Formats are recognised by the files: ours, circuit-tracer, SAELens, Gemma Scope, clt-training,
-    crosslayer-coding, crosslayer-transcoder, Llamascopium. Plugins add names and objects: of
+    Formats are recognized by the files: ours, circuit-tracer, SAELens, Gemma Scope, clt-training,
+    crosslayer-coding, crosslayer-transcoder, Llamascopium. Plugins add names and objects: for
     SAELens the name of a release of transcoders, with the choice among them after a colon (see
-    plugins/sae_lens/releases.py), a list of its transcoders, one a layer, or a cross-layer
-    transcoder of its.
+    plugins/sae_lens/releases.py), a list of its transcoders, one per layer, or its cross-layer
+    transcoder.
 
-    The hooks, the model and TopK's ``k`` are only needed where neither the files nor the names say
-    them; given, they win. Weights stay on disk and are read as they are needed, in the files' dtype
-    unless ``dtype`` is given; computations are in the model's, and on its device, wherever the
-    weights are. With a ``device`` other than the CPU they are all read onto it.
+    The hooks, the model and TopK's ``k`` are only needed where neither the files nor the registered
+    entry have them; as arguments, they take precedence. Weights stay on disk and are read as they
+    are needed, in the files' dtype unless ``dtype`` is passed; computations are in the model's
+    dtype and on its device, wherever the weights are. With a ``device`` other than the CPU all
+    weights are read onto it.
 
-    Raises NotFoundError for a source that leads nowhere (suggesting the nearest name), FormatError
-    for files that are no dictionary, or corrupt, MismatchError for weights that don't fit each
-    other, InputError for hooks or a k that nobody says, a device that is not there, several
-    dictionaries in one folder, or objects that make no dictionary, HubError for what goes wrong
-    with the Hub.
+    Raises NotFoundError for an unknown source (suggesting the nearest name), FormatError for files
+    that are not a dictionary or are corrupt, MismatchError for weights that don't fit each other,
+    InputError for unknown hooks or an unknown k, a device that does not exist, several dictionaries
+    in one folder, or objects that are not the layers of a dictionary, HubError for failures of the
+    Hub.
     """
     if device is not None:
         devices.check(device)
-    wanted = LoadOptions(feature_input_hook, feature_output_hook, device, dtype, k)
+    options = LoadOptions(feature_input_hook, feature_output_hook, device, dtype, k)
     entry = find(source) if isinstance(source, str | Path) else None
     if entry is not None:
-        wanted = wanted._replace(
+        options = options._replace(
             feature_input_hook=feature_input_hook or entry.reads,
             feature_output_hook=feature_output_hook or entry.writes,
             k=entry.k if k is None else k,
         )
     if entry is None or entry.host is not None:
-        dictionary = _from_plugins(source if entry is None else _known_to(entry), wanted)
+        dictionary = _from_plugins(source if entry is None else _name_of_plugin(entry), options)
     else:
-        dictionary = _open(_folder(entry.source, progress), wanted)
-    registered = entry.model if entry else None  # files call some models as nobody else does
+        dictionary = _open(_folder(entry.source, progress), options)
+    # Some files have a name for their model that nothing else knows.
+    registered = entry.model if entry else None
     dictionary.model_name = model_name or registered or dictionary.model_name
     return dictionary
 
 
 def find(source: str | Path) -> CatalogEntry | None:
-    """What is known of a source: all that is registered under a name or for an address on the Hub;
-    of other paths and addresses only where they lie; None for a name that at most a plugin
-    knows."""
+    """Find the entry of a source: a registered one for a name or an address on the Hub; for other
+    paths and addresses one with only a ``source``; None for a name that only a plugin may know."""
     text = str(source)
     choice = "" if "://" in text else text.partition(":")[2]
     if isinstance(source, Path) or set(text.removesuffix(choice)) & set("/\\@"):
@@ -104,36 +105,36 @@ def find(source: str | Path) -> CatalogEntry | None:
 
 
 def _of_address(text: str) -> CatalogEntry:
-    """What is registered for an address, whatever its revision."""
-    where = hub.address(text)
-    if where is not None:
+    """The entry that is registered for an address, at any revision."""
+    address = hub.address(text)
+    if address is not None:
         for entry in names().values():
             known = hub.address(entry.source) if entry.host is None else None
-            if known is not None and (known.repo, known.folder) == (where.repo, where.folder):
+            if known is not None and (known.repo, known.folder) == (address.repo, address.folder):
                 return replace(entry, source=text)
     return CatalogEntry(text)
 
 
-def _known_to(entry: CatalogEntry) -> str:
+def _name_of_plugin(entry: CatalogEntry) -> str:
     """The name by which a plugin knows a dictionary. Raises NotFoundError, with the command that
-    installs it, if its host is not there."""
+    installs the host, if it is not installed."""
     plugin_loading.import_host(str(entry.host))
     return entry.source
 
 
 def _folder(source: str, progress: Progress | None) -> Path:
-    """Where the files lie: on this machine if there is such a path, else they are fetched."""
+    """The folder of the files: ``source`` if there is such a path, else downloaded."""
     path = Path(source).expanduser()
     if path.exists():
         return path
-    where = hub.address(source)
-    if where is None:
+    address = hub.address(source)
+    if address is None:
         raise NotFoundError(
-            f"no dictionary {source!r}: no such path exists, and it is no address on the Hub "
+            f"no dictionary {source!r}: no such path exists, and it is not an address on the Hub "
             "(org/name, org/name/folder or org/name@revision)"
         )
     try:
-        return hub.hub().download(where, progress)
+        return hub.hub().download(address, progress)
     except NotFoundError as error:
         raise NotFoundError(
             f"no dictionary {source!r}: no such path exists on this machine, and {error}"
@@ -155,20 +156,20 @@ def _read(folder: Path, options: LoadOptions) -> Dictionary:
     return _build(readers.read(reader, folder), f"{folder} ({reader.NAME})", options)
 
 
-def _from_plugins(source: Any, wanted: LoadOptions) -> Dictionary:
-    dictionary = from_plugins(source, wanted)
+def _from_plugins(source: Any, options: LoadOptions) -> Dictionary:
+    dictionary = from_plugins(source, options)
     if dictionary is not None:
-        if wanted.k is not None:
-            raise InputError(f"k={wanted.k} is for files of TopK; this is a {dictionary!r}")
-        dictionary.feature_input_hook = wanted.feature_input_hook or dictionary.feature_input_hook
+        if options.k is not None:
+            raise InputError(f"k={options.k} is for files of TopK; this is a {dictionary!r}")
+        dictionary.feature_input_hook = options.feature_input_hook or dictionary.feature_input_hook
         dictionary.feature_output_hook = (
-            wanted.feature_output_hook or dictionary.feature_output_hook
+            options.feature_output_hook or dictionary.feature_output_hook
         )
         return dictionary
     if not isinstance(source, str | Path):
         raise InputError(
-            f"a {type(source).__name__} is no source of a dictionary; expected a name, a path, or "
-            "transcoders of SAELens, one a layer (with sae-lens installed)"
+            f"a dictionary cannot be loaded from a {type(source).__name__}; expected a name, a "
+            "path, or transcoders of SAELens, one per layer (with sae-lens installed)"
         )
     raise NotFoundError(
         f"no dictionary {str(source)!r}: it is not a registered name and no such path exists; "
@@ -193,13 +194,13 @@ def _build(files: DictionaryFiles, label: str, options: LoadOptions) -> Transcod
     )
 
 
-def _activation(files: DictionaryFiles, k: int | None, where: str) -> Activation:
-    """The files' activation, with ``k`` where it is a TopK. Raises InputError if nobody says it, or
-    if there is none to say."""
+def _activation(files: DictionaryFiles, k: int | None, label: str) -> Activation:
+    """The files' activation, with ``k`` if it is a TopK. Raises InputError for a TopK of unknown k,
+    and for a k of another activation."""
     if files.activation is None:
         if k is None:
             raise InputError(
-                f"{where}: the files say TopK, but not of how many features; give load_dictionary "
+                f"{label}: the files say TopK, but not its k; give load_dictionary "
                 "k= (such as 128), on the command line --k"
             )
         return TopK(k, signed=True)
@@ -207,7 +208,7 @@ def _activation(files: DictionaryFiles, k: int | None, where: str) -> Activation
         return files.activation
     if not isinstance(files.activation, TopK):
         raise InputError(
-            f"{where}: k={k} is for TopK; this is a {type(files.activation).__name__}: leave it out"
+            f"{label}: k={k} is for TopK; this is a {type(files.activation).__name__}: leave it out"
         )
     return replace(files.activation, k=k)
 
@@ -233,7 +234,8 @@ def _hooks(files: DictionaryFiles, label: str, options: LoadOptions) -> tuple[st
 def _unknown(folder: Path) -> str:
     if writing.is_unfinished(folder):
         return (
-            f"{folder}: saving a dictionary there was interrupted before it was whole; save again"
+            f"{folder}: saving a dictionary there was interrupted before it was complete; save it "
+            "again"
         )
     files = [folder] if folder.is_file() else sorted(folder.iterdir())
     for file in files:

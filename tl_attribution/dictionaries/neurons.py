@@ -25,7 +25,7 @@ from tl_attribution.shapes import Stream
 
 @dataclass(frozen=True, eq=False)
 class MlpWeights:
-    """One layer's MLP, as the adapter reads it from the host. ``W_gate`` makes it a gated MLP."""
+    """The weights of one layer's MLP in the host model; with ``W_gate`` it is a gated MLP."""
 
     W_in: Float[Tensor, "d_model feature"]
     W_out: Float[Tensor, "feature d_model"]
@@ -89,17 +89,17 @@ class Neurons(Dictionary):
     ) -> FeatureReads:
         """Input weights, times the frozen gate where there is one."""
         mlp = self.layers[layer]
-        at = index.to(mlp.W_in.device)
-        vectors = mlp.W_in.T[at].to(x)
-        bias = x.new_zeros(len(index)) if mlp.b_in is None else mlp.b_in[at].to(x)
+        columns = index.to(mlp.W_in.device)
+        vectors = mlp.W_in.T[columns].to(x)
+        bias = x.new_zeros(len(index)) if mlp.b_in is None else mlp.b_in[columns].to(x)
         gate = self._gate(layer, x)
         if gate is None:
             return FeatureReads(vectors, bias)
-        frozen = gate[position, index]
-        return FeatureReads(vectors * frozen[:, None], bias * frozen)
+        frozen_gate = gate[position, index]
+        return FeatureReads(vectors * frozen_gate[:, None], bias * frozen_gate)
 
     def written_layers(self, layer: int) -> range:
-        """Its own layer only."""
+        """The neuron's layer only."""
         return range(layer, layer + 1)
 
     def writes(
@@ -121,7 +121,7 @@ class Neurons(Dictionary):
         format: SaveFormat = "tl-attribution",
         overwrite: bool = False,
     ) -> None:
-        """Neurons are the model's own weights, so there is nothing to save: always InputError."""
+        """Always raise InputError: neurons are the model's weights, so there is nothing to save."""
         raise InputError(
             f"neurons are the model's own weights and are not saved (to {path}); "
             "use tla.neurons(model) wherever they are needed"

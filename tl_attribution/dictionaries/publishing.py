@@ -1,5 +1,4 @@
-"""Publishing a dictionary: what belongs to it is gathered and checked here, the service does the
-rest."""
+"""Publish a saved dictionary: gather and check its files, and hand them to the Hub's plugin."""
 
 from __future__ import annotations
 
@@ -29,8 +28,8 @@ def publish(
     ``repo``, ``org/name``, in one commit: weights, settings, ``evaluation.json`` and a model card.
 
     ``revision`` is the branch; ``tag`` names the commit. A ``README.md`` in the folder is the card,
-    else one is made. Raises InputError for a name that is none, NotFoundError and FormatError for a
-    dictionary that is missing or damaged, HubError for what goes wrong at the Hub.
+    else one is written. Raises InputError for an invalid name, NotFoundError and FormatError for a
+    dictionary that is missing or damaged, HubError for failures of the Hub.
     """
     hub.check_repo(repo)
     publication = gather(path, licence)
@@ -38,15 +37,16 @@ def publish(
 
 
 def gather(path: str | Path, licence: str | None = None) -> Publication:
-    """What would be published. Opens every file, so that nothing damaged is."""
-    given = Path(path).expanduser()
-    if not given.is_dir():
-        raise NotFoundError(f"no dictionary at {given}; give its folder, or its training run's")
-    folder = dictionary_of(given) if is_run(given) else given
+    """Gather what is published. Every file is opened, so that nothing damaged is published."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise NotFoundError(f"no dictionary at {folder}; give its folder, or its training run's")
+    if is_run(folder):
+        folder = dictionary_of(folder)
     writing.finish(folder)
     if not native.recognize(folder):
         raise FormatError(
-            f"{folder} holds no dictionary in our format, which is the one that is published; "
+            f"{folder} does not hold a dictionary in our format, the only one that is published; "
             "save one with tla.load_dictionary(…).save(folder)"
         )
     writing.read_consistently(folder, lambda folder: readers.read(native, folder))
@@ -68,9 +68,9 @@ def gather(path: str | Path, licence: str | None = None) -> Publication:
 
 
 def _beside(folder: Path, name: str) -> Path | None:
-    """A file in the dictionary's folder, or in that of the run it belongs to."""
-    places = [folder, *([folder.parent] if (folder.parent / RUN).is_file() else [])]
-    return next((place / name for place in places if (place / name).is_file()), None)
+    """A file in the dictionary's folder, or in the folder of its training run."""
+    folders = [folder, folder.parent] if is_run(folder.parent) else [folder]
+    return next((file for parent in folders if (file := parent / name).is_file()), None)
 
 
 def _summary(evaluation: Path | None) -> dict[str, Any]:
@@ -78,5 +78,7 @@ def _summary(evaluation: Path | None) -> dict[str, Any]:
         return {}
     summary = read_json(evaluation).get("summary")
     if not isinstance(summary, dict):
-        raise FormatError(f"{evaluation} is no evaluation: tl-attribution evaluate … --json")
+        raise FormatError(
+            f"{evaluation} is not an evaluation; write one with tl-attribution evaluate … --json"
+        )
     return summary

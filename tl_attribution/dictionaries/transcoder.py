@@ -1,4 +1,4 @@
-"""What cross-layer and per-layer transcoders share: trained encoders, biases, an activation."""
+"""Trained transcoders, the base of cross-layer and per-layer ones: encoders, biases, activation."""
 
 from __future__ import annotations
 
@@ -122,17 +122,18 @@ class Transcoder(Dictionary):
         format: SaveFormat = "tl-attribution",
         overwrite: bool = False,
     ) -> None:
-        """Write a folder, whole or not at all: ``tl-attribution`` (see formats/native.py),
-        ``circuit-tracer``, or ``sae-lens`` (transcoders a folder a layer, a CLT in one).
+        """Save to a folder, whole or not at all: ``tl-attribution`` (see formats/native.py),
+        ``circuit-tracer``, or ``sae-lens`` (one folder per layer for transcoders, a single one for
+        a CLT).
 
         The files of a dictionary that was saved there in this format are replaced. Every other file
         is kept, such as ``README.md`` and ``evaluation.json``, which then is the old dictionary's:
         evaluate again. ``overwrite`` writes into a folder that holds something else, where it
         replaces files of the same names and keeps all others.
 
-        Raises InputError for an unknown format, for what a format has no place for, and without
-        ``overwrite`` for a folder that holds anything but no dictionary saved in this format; with
-        it, for files that would then be read as a part of the dictionary.
+        Raises InputError for an unknown format and for weights that the format has no place for;
+        without ``overwrite`` for a folder that is neither empty nor a dictionary saved in this
+        format, and with it for files that would then be read as a part of the dictionary.
         """
         writers.write(self.weights, path, format=format, overwrite=overwrite)
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_attribution.dictionaries.activations import BatchTopK, JumpReLU, ReLU, TopK
+from tl_attribution.dictionaries.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
 from tl_attribution.dictionaries.formats import gemma_scope
 from tl_attribution.dictionaries.formats.common import (
     DictionaryFiles,
@@ -42,11 +42,11 @@ CONFIG = "config.yaml"
 CLT, SET = "cross_layer_transcoder", "transcoder_set"
 THRESHOLD = "activation_function.threshold"
 ACTIVATIONS = (None, "relu", "jumprelu", "topk")
-"""What a set's config says of its activation."""
+"""A set's ``activation`` in its config, lower-case and without ``_``."""
 
 
 def recognize(folder: Path) -> bool:
-    """Whether the folder holds a CLT or a set of transcoders as circuit-tracer has them."""
+    """Whether the folder holds a CLT or a set of transcoders of circuit-tracer."""
     config = peek(folder / CONFIG)
     if "model_kind" in config or "transcoders" in config:
         return True
@@ -56,37 +56,42 @@ def recognize(folder: Path) -> bool:
 
 
 def read(folder: Path) -> DictionaryFiles:
-    """Open a dictionary; without ``config.yaml`` its kind is seen from the files."""
+    """Open a dictionary; without ``config.yaml`` its kind follows from the file names."""
     config = read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     clt_files = list(folder.glob("W_enc_*.safetensors"))
     config.setdefault("model_kind", CLT if clt_files else SET)
     one_of(config, "model_kind", folder / CONFIG, (CLT, SET))
     named = _named(folder, config)
     if config["model_kind"] == SET:
-        found = _activated(_read_set(named or _numbered(folder, "layer")), config, folder)
+        files = _read_set(named or _numbered(folder, "layer"))
+        files = files._replace(activation=_activation(files.activation, config, folder))
     elif named:
-        found = gemma_scope.clt([TensorFile(path) for path in named])
+        files = gemma_scope.clt([TensorFile(path) for path in named])
     else:
-        found = _read_clt(folder)
-    hooks = [config.get(key) for key in ("feature_input_hook", "feature_output_hook")]
-    return found._replace(
-        feature_input_hook=hooks[0], feature_output_hook=hooks[1], model_name=_model(config)
+        files = _read_clt(folder)
+    return files._replace(
+        feature_input_hook=config.get("feature_input_hook"),
+        feature_output_hook=config.get("feature_output_hook"),
+        model_name=_model(config),
     )
 
 
-def _activated(found: DictionaryFiles, config: dict[str, Any], folder: Path) -> DictionaryFiles:
-    """The set with the activation that its config says; else the files' thresholds are it."""
-    given = config.get("activation")
-    said = given.lower().replace("_", "") if isinstance(given, str) else given
-    one_of({"activation": said}, "activation", folder / CONFIG, ACTIVATIONS)
-    if said == "relu":
-        return found._replace(activation=ReLU())
-    if said != "topk":
-        return found
+def _activation(
+    default: Activation | None, config: dict[str, Any], folder: Path
+) -> Activation | None:
+    """The activation of a set by its config; None for a TopK of unknown k. A set whose config has
+    none has the one of its files' thresholds, ``default``."""
+    name = config.get("activation")
+    name = name.lower().replace("_", "") if isinstance(name, str) else name
+    one_of({"activation": name}, "activation", folder / CONFIG, ACTIVATIONS)
+    if name == "relu":
+        return ReLU()
+    if name != "topk":
+        return default
     k = config.get("k")
     if k is not None and (type(k) is not int or k < 1):
-        raise FormatError(f"{folder / CONFIG}: k={k!r} is no number of features")
-    return found._replace(activation=None if k is None else TopK(k, signed=True))
+        raise FormatError(f"{folder / CONFIG}: expected a number of features as k, got k={k!r}")
+    return None if k is None else TopK(k, signed=True)
 
 
 def _model(config: dict[str, Any]) -> str | None:
@@ -95,7 +100,7 @@ def _model(config: dict[str, Any]) -> str | None:
 
 
 def _named(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """Files that the config lists, one a layer: as names, or as older versions had it."""
+    """Files that the config lists, one per layer: as names, or as older versions list them."""
     entries = config.get("transcoders") or []
     if not isinstance(entries, list):
         raise FormatError(
@@ -114,7 +119,7 @@ def _numbered(folder: Path, prefix: str) -> list[Path]:
 
 
 def _read_clt(folder: Path) -> DictionaryFiles:
-    layers, found = [], []
+    layers, layer_thresholds = [], []
     n = len(_numbered(folder, "W_enc"))
     for i, path in enumerate(_numbered(folder, "W_enc")):
         file, decoder = TensorFile(path), TensorFile(folder / f"W_dec_{i}.safetensors")
@@ -129,8 +134,10 @@ def _read_clt(folder: Path) -> DictionaryFiles:
         layers.append(
             StoredLayer(StoredMatrix(file, f"W_enc_{i}"), bias, tuple(decoders), decoder_bias)
         )
-        found.append(file.optional(f"threshold_{i}"))
-    return DictionaryFiles("cross-layer transcoder", layers, thresholds(found, rectified=False))
+        layer_thresholds.append(file.optional(f"threshold_{i}"))
+    return DictionaryFiles(
+        "cross-layer transcoder", layers, thresholds(layer_thresholds, rectified=False)
+    )
 
 
 def _read_set(paths: list[Path]) -> DictionaryFiles:
@@ -144,11 +151,11 @@ def _transcoder(file: TensorFile) -> tuple[StoredLayer, Tensor | None]:
         return gemma_scope.transcoder(file)
     features, width = (*file.shape("W_enc"), 0, 0)[:2]
     # Releases before 0.2 kept the decoder as [d_model, feature].
-    turned = file.shape("W_dec") == (width, features) != (features, width)
+    transposed = file.shape("W_dec") == (width, features) != (features, width)
     layer = StoredLayer(
         StoredMatrix(file, "W_enc"),
         file.read("b_enc"),
-        (StoredMatrix(file, "W_dec", transposed=turned),),
+        (StoredMatrix(file, "W_dec", transposed=transposed),),
         file.read("b_dec"),
         StoredMatrix(file, "W_skip") if "W_skip" in file else None,
     )

@@ -2,7 +2,7 @@
 
 A layer's file holds ``W_enc`` [feature, d_model], ``b_enc``, ``W_dec`` [feature, written, d_model],
 ``b_dec`` and, where there are any, ``W_skip`` [out, in], ``threshold``, ``offset`` [feature,
-written] and ``rank`` (what TopK ranks by besides the pre-activation). Of the decoders only the rows
+written] and ``rank`` (TopK ranks by it times the pre-activation). Of the decoders only the rows
 of active features are ever read.
 """
 
@@ -33,7 +33,7 @@ FORMAT = "tl-attribution dictionary"
 VERSION = 1
 KINDS: tuple[TranscoderKind, ...] = get_args(TranscoderKind)
 PARTS = ("W_enc", "b_enc", "W_dec", "b_dec")
-MORE = ("W_skip", "offset")
+OPTIONAL = ("W_skip", "offset")
 BY_FEATURE = ("threshold", "rank")
 
 
@@ -47,13 +47,13 @@ def _layer_file(folder: Path, layer: int) -> Path:
 
 
 def write(weights: TranscoderWeights, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write a dictionary as :func:`.writing.write_folder` does, and raising what that raises."""
+    """Write a dictionary with :func:`.writing.write_folder`, which raises InputError."""
     write_folder(path, NAME, lambda folder: _write_files(weights, folder), overwrite=overwrite)
 
 
 def _write_files(weights: TranscoderWeights, folder: Path) -> None:
     for i, layer in enumerate(weights.layers):
-        tensors = {name: getattr(layer, name) for name in (*PARTS, *MORE)}
+        tensors = {name: getattr(layer, name) for name in (*PARTS, *OPTIONAL)}
         match weights.activation:
             case JumpReLU(threshold):
                 tensors["threshold"] = threshold[i]
@@ -76,8 +76,8 @@ def _write_files(weights: TranscoderWeights, folder: Path) -> None:
 
 
 def read(folder: Path) -> DictionaryFiles:
-    """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or does not
-    say what it must."""
+    """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or lacks
+    required settings."""
     config = _config(folder)
     opened = [_open(_layer_file(folder, layer)) for layer in range(config["n_layers"])]
     layers = [_layer(file) for file in opened]
@@ -105,7 +105,7 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder} is in version {config.get('version')} of this format; this package reads "
             f"version {VERSION}: update tl-attribution"
         )
-    needed = {
+    required = {
         "kind": str,
         "n_layers": int,
         "n_features": int,
@@ -114,7 +114,7 @@ def _config(folder: Path) -> dict[str, Any]:
         "feature_output_hook": str,
         "activation": dict,
     }
-    wrong = [k for k, kind in needed.items() if not isinstance(config.get(k), kind)]
+    wrong = [k for k, kind in required.items() if not isinstance(config.get(k), kind)]
     if wrong or config["kind"] not in KINDS or config["n_layers"] < 1:
         raise FormatError(
             f"{folder / CONFIG} lacks or misstates {', '.join(wrong) or 'kind or n_layers'}; "
@@ -126,7 +126,7 @@ def _config(folder: Path) -> dict[str, Any]:
 def _open(path: Path) -> TensorFile:
     file = TensorFile(path)
     lacking = [name for name in PARTS if name not in file]
-    unknown = [name for name in file.infos if name not in (*PARTS, *MORE, *BY_FEATURE)]
+    unknown = [name for name in file.infos if name not in (*PARTS, *OPTIONAL, *BY_FEATURE)]
     if lacking or unknown:
         raise FormatError(f"{path}: lacks {lacking}, holds unknown {unknown}")
     return file
@@ -146,6 +146,7 @@ def _layer(file: TensorFile) -> StoredLayer:
     )
 
 
-def _stacked(found: list[Tensor | None]) -> Tensor | None:
-    tensors = [tensor for tensor in found if tensor is not None]
-    return torch.stack(tensors) if len(tensors) == len(found) else None
+def _stacked(per_layer: list[Tensor | None]) -> Tensor | None:
+    """Stack the tensors of the layers; None unless every layer has one."""
+    tensors = [tensor for tensor in per_layer if tensor is not None]
+    return torch.stack(tensors) if len(tensors) == len(per_layer) else None

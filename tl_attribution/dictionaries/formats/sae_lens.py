@@ -1,4 +1,4 @@
-"""SAELens' transcoders: a folder a layer, each with ``cfg.json`` and ``sae_weights.safetensors``.
+"""SAELens's transcoders: one folder per layer, with ``cfg.json`` and ``sae_weights.safetensors``.
 
 ``W_enc`` [d_in, d_sae], ``W_dec`` [d_sae, d_out], ``W_skip`` [d_out, d_in]; ReLU, or JumpReLU that
 is never active below zero; the skip reads the input itself. Source: sae-lens 6.54,
@@ -55,24 +55,23 @@ EXPECTED = {
 
 def _folders(folder: Path) -> list[Path]:
     weights = [path.parent for path in below(folder, WEIGHTS)]
-    return [one for one in weights if "architecture" in peek(one / CONFIG)]
+    return [parent for parent in weights if "architecture" in peek(parent / CONFIG)]
 
 
 def recognize(folder: Path) -> bool:
-    """Whether the folder, or folders in it, are SAELens'."""
+    """Whether the folder, or folders in it, hold transcoders of SAELens."""
     return bool(_folders(folder))
 
 
 def read(folder: Path) -> DictionaryFiles:
-    """Open a set of transcoders. A folder without its layer's number in ``hook_name`` has it in its
-    own name: ``layer_3``."""
-    folders = _folders(folder)
-    numbered = [(_layer_number(one, read_json(one / CONFIG)), one) for one in folders]
+    """Open a set of transcoders. Where ``hook_name`` has no layer it is in the folder's name, such
+    as ``layer_3``."""
+    numbered = [(_layer_number(f, read_json(f / CONFIG)), f) for f in _folders(folder)]
     ordered = by_layer(numbered, folder, "transcoder")
-    configs = [read_json(one / CONFIG) for one in ordered]
-    files = [TensorFile(one / WEIGHTS) for one in ordered]
+    configs = [read_json(layer_folder / CONFIG) for layer_folder in ordered]
+    files = [TensorFile(layer_folder / WEIGHTS) for layer_folder in ordered]
     layers = [_layer(file, config) for file, config in zip(files, configs, strict=True)]
-    names = {end: [block_hook(_said(c, end))[1] for c in configs] for end in ("", "_out")}
+    names = {end: [block_hook(_hook_name(c, end))[1] for c in configs] for end in ("", "_out")}
     return DictionaryFiles(
         "transcoders",
         layers,
@@ -88,29 +87,29 @@ def _metadata(config: dict[str, Any], key: str) -> Any:
     return (metadata if isinstance(metadata, dict) else {}).get(key) or config.get(key)
 
 
-def _said(config: dict[str, Any], end: str) -> Any:
+def _hook_name(config: dict[str, Any], end: str) -> Any:
     return _metadata(config, f"hook_name{end}")
 
 
 def _layer_number(folder: Path, config: dict[str, Any]) -> int:
-    layer = block_hook(_said(config, ""))[0]
+    layer = block_hook(_hook_name(config, ""))[0]
     layer = number_in(folder.name, r"layer_(\d+)") if layer is None else layer
     if layer is None:
         raise FormatError(
-            f"{folder / CONFIG}: hook_name={_said(config, '')!r} does not say a layer, expected "
+            f"{folder / CONFIG}: hook_name={_hook_name(config, '')!r} has no layer, expected "
             "blocks.N.… (or a folder named layer_N)"
         )
     return layer
 
 
 def _layer(file: TensorFile, config: dict[str, Any]) -> StoredLayer:
-    where = file.path.parent / CONFIG
+    config_file = file.path.parent / CONFIG
     for key, known in EXPECTED.items():
-        one_of({key: None} | config, key, where, known)
+        one_of({key: None} | config, key, config_file, known)
     if config.get("d_in") != config.get("d_out"):
         raise FormatError(
-            f"{where}: d_in={config.get('d_in')} and d_out={config.get('d_out')} differ; an MLP's "
-            "transcoder reads and writes the same width"
+            f"{config_file}: d_in={config.get('d_in')} and d_out={config.get('d_out')} differ; an "
+            "MLP's transcoder reads and writes the same width"
         )
     skip = "skip" in config["architecture"]
     return StoredLayer(

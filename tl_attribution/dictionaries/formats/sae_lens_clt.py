@@ -1,4 +1,4 @@
-"""A cross-layer transcoder as SAELens's ``save_model`` writes it: ``cfg.json`` with architecture
+"""SAELens's files of a cross-layer transcoder: ``cfg.json`` with architecture
 ``cross_layer_transcoder``, and ``sae_weights.safetensors``. Read and written here without SAELens;
 its class, and what each tensor means, is in plugins/sae_lens/cross_layer.py."""
 
@@ -29,7 +29,7 @@ ARCHITECTURE = "cross_layer_transcoder"
 STACKED = ("W_enc", "b_enc", "b_dec")
 OPTIONAL = ("W_skip", "threshold")
 SINCE = "6.0.0"
-"""The SAELens whose config this is; without it SAELens would take it for an older one."""
+"""The SAELens version in the config; without it SAELens takes the config for an older one."""
 
 
 def recognize(folder: Path) -> bool:
@@ -38,8 +38,8 @@ def recognize(folder: Path) -> bool:
 
 
 def read(folder: Path) -> DictionaryFiles:
-    """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or does not
-    say what it must, and MismatchError for shapes that don't fit each other."""
+    """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or lacks
+    required settings, and MismatchError for shapes that don't fit each other."""
     config = read_json(folder / CONFIG)
     need(
         config,
@@ -77,12 +77,12 @@ def read(folder: Path) -> DictionaryFiles:
 
 
 def _check(file: TensorFile, n_layers: int) -> None:
-    needed = {*STACKED, *(f"W_dec.{layer}" for layer in range(n_layers))}
-    held = set(file.infos)
-    lacking, unknown = needed - held, held - needed - set(OPTIONAL)
-    stacked = held & {*STACKED, *OPTIONAL}
+    required = {*STACKED, *(f"W_dec.{layer}" for layer in range(n_layers))}
+    names = set(file.infos)
+    lacking, unknown = required - names, names - required - set(OPTIONAL)
+    stacked = names & {*STACKED, *OPTIONAL}
     short = [name for name in sorted(stacked) if file.shape(name)[:1] != (n_layers,)]
-    flat = [name for name in sorted(needed & held - stacked) if len(file.shape(name)) != 3]
+    flat = [name for name in sorted(required & names - stacked) if len(file.shape(name)) != 3]
     if n_layers < 1 or lacking or unknown or short or flat:
         raise FormatError(
             f"{file.path}: lacks {sorted(lacking)}, holds unknown {sorted(unknown)}, does not have "
