@@ -7,15 +7,11 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 import networkx
-import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"tl_attribution": "tl_attribution", "plugins": "tl_attribution.plugins"}
 LARGEST = 2
 """Modules in a cycle: a value and what it is shown or written by."""
-
-UNMENDED = {"tl_attribution.dictionaries"}
-"""Packages that still have a larger cycle, all of it inside the package."""
 
 
 def modules() -> dict[str, Path]:
@@ -52,13 +48,4 @@ def cycles() -> list[set[str]]:
 
 def test_no_more_than_two_modules_import_one_another() -> None:
     for cycle in cycles():
-        packages = {".".join(name.split(".")[:2]) for name in cycle}
-        assert len(cycle) <= LARGEST or packages <= UNMENDED, sorted(cycle)
-
-
-@pytest.mark.parametrize("package", sorted(UNMENDED))
-def test_a_package_that_is_mended_is_taken_off_the_list(package: str) -> None:
-    assert any(
-        len(cycle) > LARGEST and all(name.startswith(f"{package}.") for name in cycle)
-        for cycle in cycles()
-    )
+        assert len(cycle) <= LARGEST, sorted(cycle)

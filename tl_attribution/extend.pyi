@@ -4,7 +4,7 @@ from tl_attribution.dictionaries.activations import JumpReLU as JumpReLU
 from tl_attribution.dictionaries.activations import ReLU as ReLU
 from tl_attribution.dictionaries.activations import TopK as TopK
 from tl_attribution.dictionaries.base import Dictionary as Dictionary
-from tl_attribution.dictionaries.base import Evaluated as Evaluated
+from tl_attribution.dictionaries.base import WritesJson as WritesJson
 from tl_attribution.dictionaries.catalog import DICTIONARY_NAMES as DICTIONARY_NAMES
 from tl_attribution.dictionaries.catalog import CatalogEntry as CatalogEntry
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder as CrossLayerTranscoder

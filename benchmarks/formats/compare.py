@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 
 import tl_attribution as tla
 from tl_attribution.dictionaries.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
+from tl_attribution.dictionaries.formats.writing import SaveFormat
 from tl_attribution.dictionaries.transcoder import LayerWeights
 
 HOOKS = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
-WRITTEN: dict[str, tuple[str, bool, bool, Activation]] = {
+WRITTEN: dict[str, tuple[SaveFormat, bool, bool, Activation]] = {
     "circuit-tracer-clt-relu": ("circuit-tracer", True, False, ReLU()),
     "circuit-tracer-clt-jumprelu": ("circuit-tracer", True, False, JumpReLU(torch.rand(3, 40))),
     "circuit-tracer-clt-window": ("circuit-tracer", True, False, ReLU()),

@@ -1,5 +1,5 @@
-"""SAELens: cross-layer transcoders as one of its architectures, its transcoders and releases as
-dictionaries, its models as hosts, and its activation store for training where it can be used.
+"""The SAELens plugin: cross-layer transcoders as an SAE architecture, transcoders and releases as
+dictionaries, models as hosts, and the activation store for training.
 :func:`install` runs when sae_lens is imported."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def install(module: ModuleType) -> None:
-    """Register everything. Installing twice changes nothing."""
+    """Register the plugin. Installing twice changes nothing."""
     from tl_attribution.extend import ACTIVATION_READERS, DICTIONARY_SOURCES, HOSTS
     from tl_attribution.plugins.sae_lens.cross_layer import register
     from tl_attribution.plugins.sae_lens.hooked import SaeHookedHost
@@ -32,8 +32,8 @@ def install(module: ModuleType) -> None:
 
 def to_sae_lens(dictionary: Dictionary) -> CrossLayerTranscoderSAE:
     """Convert a cross-layer transcoder to an SAE of SAELens, copying its weights;
-    ``tla.load_dictionary`` is the inverse. Raises InputError for dictionaries of another kind, and
-    for parts that SAELens cannot represent."""
+    ``tla.load_dictionary`` converts it back. Raises InputError for dictionaries of another kind and
+    for weights that SAELens has no place for."""
     import sae_lens  # noqa: F401  # runs install, which must not begin in the middle of cross_layer
 
     from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder

@@ -1,10 +1,10 @@
-"""A CLT in place of all MLPs of a HookedSAETransformer or SAETransformerBridge.
+"""Attach a CLT in place of all MLPs of a HookedSAETransformer or SAETransformerBridge.
 
-SAELens attaches one SAE to one hook, so a CLT is attached as one SAE a layer. They share the
-activations of the forward pass: each layer writes what the features of all layers up to it give.
-What hooks do to a layer's ``hook_sae_acts_post`` therefore reaches every layer that those features
-write to. With ``use_error_term`` the error is what SAELens's is, the MLP's output less what the
-unhooked features of all layers write.
+SAELens attaches one SAE to one hook, so a CLT is attached as one SAE per layer. They share the
+activations of the forward pass: each layer writes the reconstruction from the features of all
+layers up to it. Hooks at a layer's ``hook_sae_acts_post`` therefore affect every layer that its
+features write to. With ``use_error_term`` the error is SAELens's: the MLP's output minus the
+reconstruction without hooks.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ if TYPE_CHECKING:
 
 
 class AttachedLayerConfig(TranscoderConfig):
-    """Of one layer of a CLT."""
+    """The configuration of one layer of a CLT."""
 
     @classmethod
     def architecture(cls) -> str:
-        """Not one that SAELens loads: a layer has no weights of its own."""
+        """Not an architecture that SAELens loads: a layer has no weights."""
         return "layer of a cross_layer_transcoder"
 
 
 @dataclass
-class Pass:
-    """One forward pass: the activations of the layers that have run, as hooks left them and, for
-    the error term, as they were without hooks."""
+class ForwardPass:
+    """The activations of the layers that have run in a forward pass: after hooks, and for the error
+    term without hooks."""
 
     clt: CrossLayerTranscoderSAE
     hooked: list[Tensor] = field(default_factory=list)
     clean: list[Tensor] = field(default_factory=list)
 
     def activations(self, layer: int, acts: Tensor, *, clean: bool) -> list[Tensor]:
-        """Those of all layers up to ``layer``, whose are ``acts``. Raises InputError if a layer
-        below did not run before."""
-        found = self.clean if clean else self.hooked
-        if len(found) < layer:
+        """Add ``acts`` of ``layer`` and return the activations of all layers up to it. Raises
+        InputError if a layer below has not run."""
+        layers = self.clean if clean else self.hooked
+        if len(layers) < layer:
             raise InputError(
-                f"layer {layer} of the cross-layer transcoder ran without layer {len(found)}: "
+                f"layer {layer} of the cross-layer transcoder ran without layer {len(layers)}: "
                 "attach the whole list of at_each_layer, with one use_error_term for all"
             )
-        found[layer:] = [acts]
-        up_to_here = list(found)
+        layers[layer:] = [acts]
+        up_to_layer = list(layers)
         if layer == self.clt.cfg.n_layers - 1:
-            found.clear()
-        return up_to_here
+            layers.clear()
+        return up_to_layer
 
 
 class AttachedLayer(SAE[AttachedLayerConfig]):
-    """One layer of a CLT: encodes what its layer reads, decodes what all layers write there."""
+    """One layer of a CLT: encodes its input, decodes the features of all layers up to it."""
 
-    def __init__(self, cfg: AttachedLayerConfig, layer: int, shared: Pass) -> None:
+    def __init__(self, cfg: AttachedLayerConfig, layer: int, shared: ForwardPass) -> None:
         super().__init__(cfg)
         self.layer, self.shared = layer, shared
 
     def initialize_weights(self) -> None:
-        """The weights are the CLT's."""
+        """Do nothing: the weights are the CLT's."""
 
     def encode(self, x: Tensor) -> Tensor:
         """Activations [..., d_sae] from what this layer reads [..., d_in]."""
@@ -79,9 +79,9 @@ class AttachedLayer(SAE[AttachedLayerConfig]):
         return self.hook_sae_acts_post(clt.activate(self.layer, pre))
 
     def decode(self, feature_acts: Tensor) -> Tensor:
-        """What is written at this layer [..., d_in], the linear skip included."""
+        """The reconstruction of this layer [..., d_in], with the linear skip."""
         clt = self.shared.clt
-        # SAELens asks a second time, with blank modules for hooks, to know the error.
+        # For the error term SAELens decodes again, with modules that are not hooks in their places.
         clean = not isinstance(self.hook_sae_acts_post, HookPoint)
         acts = self.shared.activations(self.layer, feature_acts, clean=clean)
         out = clt.written(self.layer, acts)
@@ -91,14 +91,14 @@ class AttachedLayer(SAE[AttachedLayerConfig]):
 
 
 def at_each_layer(clt: CrossLayerTranscoderSAE, model: Any) -> list[SAE[Any]]:
-    """One SAE a layer, with the hooks of ``model`` that hold what features read and write. Raises
-    InputError for another number of layers, and if the model has no such hooks."""
+    """One SAE per layer, at the hooks of ``model`` where features read and write. Raises InputError
+    for another number of layers, and if the model has no such hooks."""
     hooks = _hooks(clt, model)
-    shared = Pass(clt)
+    shared = ForwardPass(clt)
     return [_attached(layer, read, write, shared) for layer, (read, write) in enumerate(hooks)]
 
 
-def _attached(layer: int, read: str, write: str, shared: Pass) -> AttachedLayer:
+def _attached(layer: int, read: str, write: str, shared: ForwardPass) -> AttachedLayer:
     cfg = shared.clt.cfg
     return AttachedLayer(
         AttachedLayerConfig(
@@ -118,9 +118,9 @@ def _attached(layer: int, read: str, write: str, shared: Pass) -> AttachedLayer:
 
 
 def _hooks(clt: CrossLayerTranscoderSAE, model: Any) -> list[tuple[str, str]]:
-    """Each layer's hooks. A hook of the very name serves where it holds just that: the MLP's own
-    input and output, but not norms' hooks, whose place differs between models, nor hook_mlp_in,
-    which a HookedTransformer has but may not pass."""
+    """The (read, write) hooks of each layer. Hooks are taken by name where every model has
+    them alike: the MLP's input and output, but not norms' hooks, whose place differs between
+    models, nor hook_mlp_in, which a HookedTransformer has but may not run."""
     host = host_for(model)
     if host.n_layers != clt.cfg.n_layers:
         raise InputError(
@@ -133,14 +133,14 @@ def _hooks(clt: CrossLayerTranscoderSAE, model: Any) -> list[tuple[str, str]]:
     reads = host.plain_hooks(site, WriteSite(before_norm=False)) if plain else None
     writes = host.plain_hooks(ReadSite("mlp", "none"), target) if plain else None
     layers = range(host.n_layers)
-    found = (
+    hooks = (
         reads[0] if reads else [hook_names.block(i, read) for i in layers if site.norm == "affine"],
         writes[1] if writes else [hook_names.block(i, write) for i in layers],
     )
-    for hook, in_blocks in zip((read, write), found, strict=True):
+    for hook, in_blocks in zip((read, write), hooks, strict=True):
         if not in_blocks or any(name not in model.hook_dict for name in in_blocks):
             raise InputError(
-                f"no hook of {host.name} holds what features have at {hook!r}; use "
+                f"no hook of {host.name} holds the activations at {hook!r}; use "
                 "tla.replacement_logits(model, prompt, tla.load_dictionary(clt)), which computes it"
             )
-    return list(zip(*found, strict=True))
+    return list(zip(*hooks, strict=True))

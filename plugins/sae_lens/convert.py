@@ -1,4 +1,4 @@
-"""SAELens's transcoders, one a layer, as a dictionary."""
+"""Convert SAELens's transcoders, one per layer, to a dictionary."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ HUGGING_FACE = {
     "pre_feedforward_layernorm.output": "mlp.hook_in",
     "post_feedforward_layernorm.output": "hook_mlp_out",
 }
-"""Where Hugging Face's Gemma 3 has what a hook holds. For Gemma Scope 2, SAELens records both, and
-its ``hook_name``, hook_mlp_in, is the stream before the norm, not the norm's output, which the
-transcoders were trained on and which ``hf_hook_name`` says."""
+"""Hook names of places in Hugging Face's Gemma 3. For Gemma Scope 2, SAELens records both names:
+its ``hook_name``, hook_mlp_in, is the stream before the norm, while the transcoders were trained on
+the norm's output, which is the place in ``hf_hook_name``."""
 
 
-class Part(NamedTuple):
-    """One layer of a dictionary."""
+class LayerPart(NamedTuple):
+    """One layer of a dictionary, and where it reads and writes."""
 
     layer: int
     read: str
@@ -44,37 +44,37 @@ class Part(NamedTuple):
     threshold: Tensor | None
 
 
-def part(sae: Any, wanted: LoadOptions) -> Part:
-    """One transcoder, its weights copied. Raises InputError for what no dictionary can hold, and
-    where it does not say which layer it is of."""
+def convert(sae: Any, options: LoadOptions) -> LayerPart:
+    """Convert one transcoder, copying its weights. Raises InputError for options that no dictionary
+    can hold, and for metadata without a layer."""
     _check(sae)
     metadata = sae.cfg.metadata
-    layer, read = _place(sae, "hook_name", wanted.feature_input_hook)
-    out_layer, write = _place(sae, "hook_name_out", wanted.feature_output_hook, layer)
+    layer, read = _place(sae, "hook_name", options.feature_input_hook)
+    out_layer, write = _place(sae, "hook_name_out", options.feature_output_hook, layer)
     if layer != out_layer:
         raise InputError(f"a transcoder reads at layer {layer} but writes at layer {out_layer}")
 
-    def ready(tensor: Tensor) -> Tensor:
-        copied = tensor.detach().to(device=wanted.device, dtype=wanted.dtype, copy=True)
-        return copied.contiguous()
+    def copied(tensor: Tensor) -> Tensor:
+        copy = tensor.detach().to(device=options.device, dtype=options.dtype, copy=True)
+        return copy.contiguous()
 
     weights = LayerWeights(
-        W_enc=ready(sae.W_enc.T),
-        b_enc=ready(sae.b_enc),
-        W_dec=ready(sae.W_dec[:, None]),
-        b_dec=ready(sae.b_dec),
-        W_skip=ready(sae.W_skip) if hasattr(sae, "W_skip") else None,
+        W_enc=copied(sae.W_enc.T),
+        b_enc=copied(sae.b_enc),
+        W_dec=copied(sae.W_dec[:, None]),
+        b_dec=copied(sae.b_dec),
+        W_skip=copied(sae.W_skip) if hasattr(sae, "W_skip") else None,
     )
-    threshold = ready(sae.threshold) if hasattr(sae, "threshold") else None
-    return Part(layer, read, write, metadata.model_name, weights, threshold)
+    threshold = copied(sae.threshold) if hasattr(sae, "threshold") else None
+    return LayerPart(layer, read, write, metadata.model_name, weights, threshold)
 
 
-def assemble(parts: Iterable[Part]) -> TranscoderSet:
-    """The dictionary of all layers, given in any order. Raises InputError for a layer that is
-    missing or there twice, MismatchError for layers that differ in what must be the same."""
+def assemble(parts: Iterable[LayerPart]) -> TranscoderSet:
+    """Assemble the dictionary of all layers, in any order. Raises InputError for a layer that is
+    missing or there twice, MismatchError for layers that differ in hooks, model or shapes."""
     parts = sorted(parts, key=lambda p: p.layer)
     _check_layers([p.layer for p in parts])
-    for what, values in (
+    for name, values in (
         ("read at", [p.read for p in parts]),
         ("write at", [p.write for p in parts]),
         ("are of the model", [p.model_name for p in parts]),
@@ -83,7 +83,7 @@ def assemble(parts: Iterable[Part]) -> TranscoderSet:
         other = next((i for i, value in enumerate(values) if value != values[0]), None)
         if other is not None:
             raise MismatchError(
-                f"the layers of a dictionary must {what} the same: layer 0 has {values[0]}, layer "
+                f"the layers of a dictionary must {name} the same: layer 0 has {values[0]}, layer "
                 f"{other} has {values[other]}"
             )
     return TranscoderSet(
@@ -95,21 +95,22 @@ def assemble(parts: Iterable[Part]) -> TranscoderSet:
     )
 
 
-def _activation(parts: list[Part]) -> ReLU | JumpReLU:
-    """A transcoder without thresholds has thresholds of zero; with some, it is a ReLU as well."""
+def _activation(parts: list[LayerPart]) -> ReLU | JumpReLU:
+    """ReLU if no layer has thresholds; otherwise JumpReLU, zero for layers without thresholds, and
+    never active below zero."""
     if all(p.threshold is None for p in parts):
         return ReLU()
-    none = torch.zeros_like(parts[0].weights.b_enc)
-    every = [none if p.threshold is None else p.threshold for p in parts]
-    return JumpReLU(torch.stack(every).clamp(min=0))
+    zeros = torch.zeros_like(parts[0].weights.b_enc)
+    thresholds = [zeros if p.threshold is None else p.threshold for p in parts]
+    return JumpReLU(torch.stack(thresholds).clamp(min=0))
 
 
 def _check_layers(layers: list[int]) -> None:
     if not layers:
-        raise InputError("a dictionary needs one transcoder a layer, got none")
+        raise InputError("a dictionary needs one transcoder per layer, got none")
     twice = sorted(layer for layer, times in Counter(layers).items() if times > 1)
     if twice:
-        raise InputError(f"two transcoders for layer {twice[0]}; give one a layer")
+        raise InputError(f"two transcoders for layer {twice[0]}; give one per layer")
     missing = sorted(set(range(max(layers) + 1)) - set(layers))
     if missing:
         raise InputError(
@@ -118,20 +119,20 @@ def _check_layers(layers: list[int]) -> None:
         )
 
 
-def _place(sae: Any, key: str, given: str | None, layer: int | None = None) -> tuple[int, str]:
-    """Layer and hook where a transcoder reads or writes; what the caller gave wins."""
+def _place(sae: Any, key: str, hook: str | None, layer: int | None = None) -> tuple[int, str]:
+    """Layer and hook where a transcoder reads or writes; the caller's ``hook`` takes precedence."""
     metadata = sae.cfg.metadata
     if metadata[key] is None:
-        if layer is not None and given is not None:
-            return layer, given
+        if layer is not None and hook is not None:
+            return layer, hook
         raise InputError(
-            f"a transcoder's metadata has no {key}, so where it belongs is not known; set "
+            f"a transcoder's metadata has no {key}, so its place in the model is unknown; set "
             f"sae.cfg.metadata.{key}, such as 'blocks.0.mlp.hook_in'"
         )
-    found_layer, hook = hook_names.split(metadata[key])
-    hugging_face = metadata["hf_hook_name" if key == "hook_name" else "hf_hook_name_out"] or ""
-    told = (ours for theirs, ours in HUGGING_FACE.items() if hugging_face.endswith(f".{theirs}"))
-    return found_layer, given or next(told, hook)
+    recorded_layer, recorded_hook = hook_names.split(metadata[key])
+    place = metadata["hf_hook_name" if key == "hook_name" else "hf_hook_name_out"] or ""
+    known = (name for end, name in HUGGING_FACE.items() if place.endswith(f".{end}"))
+    return recorded_layer, hook or next(known, recorded_hook)
 
 
 _FOLD = {
@@ -143,24 +144,24 @@ _FOLD = {
 def _check(sae: Any) -> None:
     if not isinstance(sae, SAE):
         raise InputError(
-            f"expected transcoders of SAELens, one a layer; got a {type(sae).__name__}"
+            f"expected transcoders of SAELens, one per layer; got a {type(sae).__name__}"
         )
     cfg = sae.cfg
-    where = cfg.metadata.get("hook_name") or "unnamed hook"
+    label = cfg.metadata.get("hook_name") or "unnamed hook"
     kind = cfg.architecture()
     if kind not in ARCHITECTURES:
         raise InputError(
-            f"the SAE at {where} is a {kind}; features that stand in for MLPs are one of "
+            f"the SAE at {label} is a {kind}; features that replace MLPs are one of "
             f"{', '.join(ARCHITECTURES)}"
         )
-    normalised = cfg.normalize_activations
-    if normalised in _FOLD:
+    normalization = cfg.normalize_activations
+    if normalization in _FOLD:
         raise InputError(
-            f"the transcoder at {where} reads activations normalised by {normalised}, which is not "
-            f"folded into its weights yet: call {_FOLD[normalised]}"
+            f"the transcoder at {label} reads activations normalized by {normalization}, which is "
+            f"not folded into its weights yet: call {_FOLD[normalization]}"
         )
     other = {
-        "normalize_activations": normalised != "none",
+        "normalize_activations": normalization != "none",
         "reshape_activations": cfg.reshape_activations != "none",
         "d_out": cfg.d_out != cfg.d_in,
         "hook_head_index": cfg.metadata.hook_head_index is not None,
@@ -168,6 +169,6 @@ def _check(sae: Any) -> None:
     }
     if unfit := [name for name, is_unfit in other.items() if is_unfit]:
         raise InputError(
-            f"the transcoder at {where} has {', '.join(unfit)} that no dictionary can hold: "
+            f"the transcoder at {label} has {', '.join(unfit)} that no dictionary can hold: "
             "features read and write whole streams of one width, affinely, with ReLU or JumpReLU"
         )

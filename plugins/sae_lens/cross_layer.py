@@ -40,12 +40,12 @@ Acts = Float[Tensor, "layer *batch feature"]
 
 
 class CrossLayerMetadata(SAEMetadata):
-    """SAELens's metadata without a ``hook_name``, which all that attaches an SAE to one hook reads:
-    it would run the model with a part of the CLT, or none of it, and say nothing."""
+    """SAELens's metadata without a ``hook_name``. Code that attaches an SAE to one hook reads it,
+    and would silently run the model with a part of the CLT, or none of it."""
 
     @property
     def hook_name(self) -> str:
-        """Always InputError: a CLT reads at every layer."""
+        """Always raise InputError: a CLT reads at every layer."""
         raise InputError(
             "a cross-layer transcoder reads and writes at every layer, so it has no hook_name; to "
             "run a model with it in place of all MLPs use model.run_with_saes(tokens, "
@@ -54,36 +54,36 @@ class CrossLayerMetadata(SAEMetadata):
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CrossLayerMetadata:
-        """SAELens's own would make it an SAEMetadata."""
+        """Keep the class: SAELens's copy is an SAEMetadata."""
         return type(self)(**copy.deepcopy(self.to_dict(), memo))
 
 
 @dataclass
 class CrossLayerTranscoderConfig(SAEConfig):
-    """What SAELens's configurations say, and what a CLT has besides."""
+    """SAELens's configuration, and the settings that a CLT adds."""
 
     apply_b_dec_to_input: bool = False
     metadata: Any = field(default_factory=SAEMetadata)  # a dict while SAELens reads a file
     n_layers: int = 1
     """Layers of the model, all of which have features."""
     window: int = 1
-    """Layers that the features of layer 0 write to, their own included; ``n_layers`` for all."""
+    """Number of layers that the features of layer 0 write to, from layer 0 up."""
     skip: bool = False
-    """Whether there is a linear skip from what each layer reads to what it writes."""
+    """Whether each layer has a linear skip from its input to its output."""
     activation: dict[str, Any] = field(default_factory=lambda: {"name": "relu"})
     """``name``: relu, jumprelu, topk with ``k``, or batchtopk with ``k`` and ``threshold``."""
     feature_input_hook: str = "mlp.hook_in"
     """Where features read in each block."""
     feature_output_hook: str = "hook_mlp_out"
-    """What they reconstruct in each block."""
+    """Where each block writes the MLP output that features reconstruct."""
 
     @classmethod
     def architecture(cls) -> str:
-        """The name that SAELens finds the class by."""
+        """The name that SAELens registers the class under."""
         return ARCHITECTURE
 
     def __post_init__(self) -> None:
-        """Raises InputError for options of SAELens that a CLT does not have."""
+        """Raise InputError for options of SAELens that a CLT does not have."""
         super().__post_init__()
         plain = (self.normalize_activations, self.reshape_activations, self.apply_b_dec_to_input)
         if plain != ("none", "none", False):
@@ -112,27 +112,35 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
 
     @classmethod
     def from_dictionary(cls, dictionary: CrossLayerTranscoder) -> CrossLayerTranscoderSAE:
-        """The same CLT, its weights copied."""
-        state = sae_lens_clt.state(dictionary)
-        said = sae_lens_clt.config(dictionary, state)
-        said["metadata"] = SAEMetadata(model_name=dictionary.model_name)
-        del said["architecture"]
-        sae = cls(CrossLayerTranscoderConfig(**said))
+        """Convert a CLT, copying its weights."""
+        state = sae_lens_clt.to_state(dictionary.weights)
+        config = sae_lens_clt.to_config(dictionary.weights, state)
+        config["metadata"] = SAEMetadata(model_name=dictionary.model_name)
+        del config["architecture"]
+        sae = cls(CrossLayerTranscoderConfig(**config))
         sae.load_state_dict(state)
         return sae
 
     def to_dictionary(
         self, *, device: str | None = None, dtype: torch.dtype | None = None
     ) -> CrossLayerTranscoder:
-        """The same CLT for :func:`tl_attribution.attribute` and all else, its weights copied."""
+        """Convert to a dictionary, as :func:`tl_attribution.attribute` takes it, copying the
+        weights."""
         state = {
             name: t.detach().to(device=device, dtype=dtype, copy=True)
             for name, t in self.state_dict().items()
         }
-        return sae_lens_clt.assemble(self.cfg.to_dict(), state, self.cfg.metadata.model_name)
+        weights = sae_lens_clt.from_state(self.cfg.to_dict(), state, self.cfg.metadata.model_name)
+        return CrossLayerTranscoder(
+            weights.layers,
+            weights.activation,
+            feature_input_hook=weights.feature_input_hook,
+            feature_output_hook=weights.feature_output_hook,
+            model_name=weights.model_name,
+        )
 
     def initialize_weights(self) -> None:
-        """Zeros: weights come from files or a dictionary; tla.train trains them."""
+        """Set to zero: weights come from files or a dictionary; tla.train trains them."""
         cfg = self.cfg
 
         def zeros(*shape: int) -> nn.Parameter:
@@ -163,8 +171,8 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
         return activation(pre.reshape(-1, pre.shape[-1]), layer).reshape(pre.shape)
 
     def written(self, layer: int, acts: Sequence[Float[Tensor, "*batch feature"]]) -> Tensor:
-        """What is written at ``layer`` [..., d_in] by the features of the layers up to it, whose
-        activations ``acts`` are, and by the bias, without the skip."""
+        """The reconstruction of a layer [..., d_in] without the skip, from ``acts``, the
+        activations of the layers up to it."""
         out = self.b_dec[layer]
         for source in range(max(0, layer - self.cfg.window + 1), layer + 1):
             out = out + acts[source] @ self.W_dec[source][:, layer - source]
@@ -173,7 +181,7 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
     def skipped(
         self, layer: int, x: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch d_model"]:
-        """What the linear skip adds at a layer, if there is one."""
+        """The output of a layer's linear skip."""
         return x @ self.W_skip[layer].T
 
     # All layers at once
@@ -210,19 +218,19 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
             )
 
     def at_each_layer(self, model: Any) -> list[SAE[Any]]:
-        """One SAE a layer, to be attached together to a HookedSAETransformer or a
+        """One SAE per layer, to be attached together to a HookedSAETransformer or a
         SAETransformerBridge: ``model.run_with_saes(tokens, saes=clt.at_each_layer(model))``. See
-        plugins/sae_lens/attached.py."""
+        plugins/sae_lens/clt_layers.py."""
         from tl_attribution.plugins.sae_lens.clt_layers import at_each_layer
 
         return at_each_layer(self, model)  # type: ignore[arg-type]  # one file of two names to pyright
 
-    # What SAELens does to one layer's weights
+    # SAELens's operations on the weights of an SAE
 
     @torch.no_grad()
     def fold_W_dec_norm(self) -> None:
-        """Give each feature's decoder, over all layers it writes to, norm 1. Raises InputError for
-        TopK and BatchTopK, whose choice of features it would change."""
+        """Scale each feature's decoder, over all layers it writes to, to norm 1. Raises InputError
+        for TopK and BatchTopK, whose choice of features it would change."""
         if self.cfg.activation["name"] not in ("relu", "jumprelu"):
             raise InputError(
                 f"decoder norms cannot be folded with {self.cfg.activation['name']}: it would "
@@ -237,7 +245,7 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
             self.threshold.mul_(norms)
 
     def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
-        """Always InputError: nothing is normalised."""
+        """Always raise InputError: nothing is normalized."""
         del scaling_factor
         raise InputError("a cross-layer transcoder reads activations as they are: nothing to fold")
 
@@ -258,8 +266,8 @@ class CrossLayerTranscoderSAE(SAE[CrossLayerTranscoderConfig]):
 
 
 def register() -> None:
-    """Let SAELens find the class. Registering again changes nothing; where something else holds the
-    name already it keeps it, and a PluginWarning says so."""
+    """Register the class with SAELens. Registering again changes nothing; if another class has the
+    name already it keeps it, with a PluginWarning."""
     taken = SAE_CLASS_REGISTRY.get(ARCHITECTURE)
     if taken is None:
         register_sae_class(ARCHITECTURE, CrossLayerTranscoderSAE, CrossLayerTranscoderConfig)

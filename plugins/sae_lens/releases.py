@@ -1,10 +1,10 @@
-"""Releases of transcoders by SAELens's names, and objects of SAELens, for ``tla.load_dictionary``.
+"""Load SAELens's releases of transcoders by name, and its objects, in ``tla.load_dictionary``.
 
-A release holds transcoders of several widths and sparsities (L0, the active features a token), with
-a linear skip ("affine") or without. What is wanted follows a colon, in the words of SAELens's ids,
-any of them: ``gemma-scope-2-1b-pt-transcoders-all:width_262k_l0_small_affine``, ``…:l0_small``. A
-number asks for the L0 nearest to it in each layer: ``…:l0_50``. Left open, it is the smallest
-width, then the L0 nearest to 100 on average, then no skip; among what there is for every layer.
+A release holds transcoders of several widths and sparsities (L0, the active features per token),
+with a linear skip ("affine") or without. The choice follows a colon, in any words of SAELens's ids:
+``gemma-scope-2-1b-pt-transcoders-all:width_262k_l0_small_affine``, ``…:l0_small``. A number is the
+L0 to be nearest to in each layer: ``…:l0_50``. The default, among the settings that every layer
+has, is the smallest width, then the L0 nearest to 100 on average, then no skip.
 """
 
 from __future__ import annotations
@@ -27,17 +27,16 @@ from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.dictionaries.plugin_sources import DictionarySource, LoadOptions
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, NotFoundError
-from tl_attribution.plugins.huggingface_hub.hub_errors import translate_errors
 from tl_attribution.plugins.sae_lens import convert
 from tl_attribution.plugins.sae_lens.cross_layer import CrossLayerTranscoderSAE
 
 USUAL_L0 = 100.0
 SUMMED = "mntss_clt_layer_transcoder"
-"""SAELens's loader that sums each feature's decoders, which reconstructs nothing."""
+"""SAELens's loader that sums each feature's decoders, so that they reconstruct no MLP."""
 
 
 class Setting(NamedTuple):
-    """What an id, or a request, says; empty or False: nothing."""
+    """Width, L0 and skip of an id or a request; empty or False where it has none."""
 
     width: str = ""
     l0: str = ""
@@ -46,7 +45,8 @@ class Setting(NamedTuple):
     def __str__(self) -> str:
         named = (f"width_{self.width}", bool(self.width)), (f"l0_{self.l0}", bool(self.l0))
         return (
-            "_".join(n for n, said in (*named, ("affine", self.affine)) if said) or "the only one"
+            "_".join(n for n, is_set in (*named, ("affine", self.affine)) if is_set)
+            or "the only one"
         )
 
 
@@ -58,13 +58,14 @@ class Choice:
     layers: dict[int, list[tuple[float, str]]] = field(default_factory=lambda: defaultdict(list))
 
     def ids(self, l0: float) -> list[str]:
-        """One id a layer, the one of the nearest L0."""
+        """The id of the nearest L0 of each layer."""
         return [min(self.layers[i], key=lambda e: abs(e[0] - l0))[1] for i in sorted(self.layers)]
 
     def rank(self, l0: float) -> tuple[float, float, bool, str]:
-        """The default is the lowest."""
+        """Sort key: the lowest is the default."""
         nearest = (
-            min((e[0] for e in found), key=lambda x: abs(x - l0)) for found in self.layers.values()
+            min((e[0] for e in entries), key=lambda x: abs(x - l0))
+            for entries in self.layers.values()
         )
         return (
             _size(self.setting.width),
@@ -78,14 +79,14 @@ _WORDS = {"width": r"width_(\d+[km]?)", "l0": r"(?:average_)?l0_(\d+|[a-z]+)", "
 
 
 def setting(text: str) -> tuple[Setting, str]:
-    """What a text says of width, L0 and skip, and what is left of the text."""
-    said = {}
+    """Parse width, L0 and skip of a text; returns the rest of the text too."""
+    parts = {}
     for name, pattern in _WORDS.items():
         match = re.search(rf"(?<![a-z0-9]){pattern}(?![a-z0-9])", text)
         if match:
-            said[name] = match[1] if match.groups() else True
+            parts[name] = match[1] if match.groups() else True
             text = text[: match.start()] + text[match.end() :]
-    return Setting(**said), text.strip("_/,. ")
+    return Setting(**parts), text.strip("_/,. ")
 
 
 def _size(width: str) -> float:
@@ -93,84 +94,87 @@ def _size(width: str) -> float:
 
 
 def choices(release: PretrainedSAELookup) -> dict[Setting, Choice]:
-    """What there is to choose from; an L0 in numbers differs between layers and is no choice."""
-    found: dict[Setting, Choice] = {}
+    """The choices of a release by setting. An L0 in numbers differs between layers, so it is not
+    part of the setting."""
+    by_setting: dict[Setting, Choice] = {}
     for sae_id in release.saes_map:
         layer = re.search(r"(?:layer_|blocks\.)(\d+)", sae_id)
         if layer is None:
             continue
-        said, _ = setting(sae_id)
-        l0 = float(said.l0) if said.l0.isdigit() else release.expected_l0.get(sae_id, 0.0)
-        if said.l0.isdigit():
-            said = said._replace(l0="")
-        entries = found.setdefault(said, Choice(said)).layers[int(layer[1])]
+        key, _ = setting(sae_id)
+        l0 = float(key.l0) if key.l0.isdigit() else release.expected_l0.get(sae_id, 0.0)
+        if key.l0.isdigit():
+            key = key._replace(l0="")
+        entries = by_setting.setdefault(key, Choice(key)).layers[int(layer[1])]
         entries.append((l0, sae_id))
-    return found
+    return by_setting
 
 
 def choose(release: PretrainedSAELookup, request: str) -> list[str]:
-    """The ids of one transcoder a layer. Raises NotFoundError for a request that nothing meets,
-    listing what there is, and InputError where layers are missing."""
+    """Choose the ids of one transcoder per layer. Raises NotFoundError for a request that no
+    setting meets, listing the settings, and InputError if layers are missing."""
     known = choices(release)
-    wanted, rest = setting(request)
-    l0 = float(wanted.l0) if wanted.l0.isdigit() else USUAL_L0
-    if wanted.l0.isdigit():
-        wanted = wanted._replace(l0="")
+    requested, rest = setting(request)
+    l0 = float(requested.l0) if requested.l0.isdigit() else USUAL_L0
+    if requested.l0.isdigit():
+        requested = requested._replace(l0="")
     fitting = [
         choice
         for choice in known.values()
-        if all(not want or want == has for want, has in zip(wanted, choice.setting, strict=True))
+        if all(not r or r == value for r, value in zip(requested, choice.setting, strict=True))
     ]
     if rest or not fitting:
         raise NotFoundError(
-            f"{release.release} has no {request!r}; choose of "
+            f"{release.release} has no {request!r}; choose from "
             f"{', '.join(sorted(map(str, known))) or 'nothing: its ids name no layers'}"
         )
     last = max(layer for choice in known.values() for layer in choice.layers)
-    whole = [choice for choice in fitting if len(choice.layers) == last + 1]
-    if not whole:
+    complete = [choice for choice in fitting if len(choice.layers) == last + 1]
+    if not complete:
         fullest = max(fitting, key=lambda choice: len(choice.layers)).layers
         missing = sorted(set(range(last + 1)) - set(fullest))
-        everything = f"{release.release}-all"
+        all_layers = f"{release.release}-all"
         raise InputError(
             f"{release.release} has no {request or 'transcoders'} for layers "
             f"{', '.join(map(str, missing))}, and a dictionary needs every layer"
-            + (f": try {everything!r}" if everything in get_pretrained_saes_directory() else "")
+            + (f": try {all_layers!r}" if all_layers in get_pretrained_saes_directory() else "")
         )
-    return min(whole, key=lambda choice: choice.rank(l0)).ids(l0)
+    return min(complete, key=lambda choice: choice.rank(l0)).ids(l0)
 
 
-def load(source: Any, wanted: LoadOptions) -> Dictionary | None:
-    """A dictionary from a release's name, a list of transcoders or a CLT of SAELens, or None."""
+def load(source: Any, options: LoadOptions) -> Dictionary | None:
+    """Load a release by name, a list of transcoders or a CLT of SAELens; None for other sources."""
     if isinstance(source, CrossLayerTranscoderSAE):
-        return source.to_dictionary(device=wanted.device, dtype=wanted.dtype)
+        return source.to_dictionary(device=options.device, dtype=options.dtype)
     if isinstance(source, SAE):
         source = [source]
     if isinstance(source, list | tuple) and any(isinstance(item, SAE) for item in source):
-        return convert.assemble(convert.part(sae, wanted) for sae in source)
+        return convert.assemble(convert.convert(sae, options) for sae in source)
     if not isinstance(source, str):
         return None
     name, _, request = source.partition(":")
     release = get_pretrained_saes_directory().get(name)
-    return None if release is None else _download(release, request, wanted)
+    return None if release is None else _download(release, request, options)
 
 
-def _download(release: PretrainedSAELookup, request: str, wanted: LoadOptions) -> Transcoder:
-    """Raises HubError for what goes wrong on the way, without SAELens's own error."""
+def _download(release: PretrainedSAELookup, request: str, options: LoadOptions) -> Transcoder:
+    """Raises HubError in place of SAELens's errors."""
     if release.conversion_func == SUMMED:
         raise InputError(
             f"{release.release} sums each feature's decoders over layers, which does not "
             f"reconstruct what the MLPs write; use the cross-layer transcoder itself, "
             f"{release.repo_id!r}"
         )
-    dtype = "float32" if wanted.dtype is None else dtype_to_str(wanted.dtype)
-    device = wanted.device or "cpu"
+    dtype = "float32" if options.dtype is None else dtype_to_str(options.dtype)
+    device = options.device or "cpu"
 
-    def fetched(id_: str) -> Any:
+    def download(id_: str) -> Any:
         with translate_errors(f"cannot download {id_} of {release.release}", release.repo_id):
             return SAE.from_pretrained(release.release, id_, device=device, dtype=dtype)
 
-    return convert.assemble(convert.part(fetched(id_), wanted) for id_ in choose(release, request))
+    return convert.assemble(
+        convert.convert(download(id_), options) for id_ in choose(release, request)
+    )
 
 
 def names() -> Iterable[str]:

@@ -151,9 +151,9 @@ def _damage(folder: Path, how: str) -> None:
         tensors["W_dec"] = tensors["W_dec"][:, :, :-1].contiguous()
         save_file(tensors, layer)
     else:
-        said = json.loads(config.read_text())
-        said[how] = {"version": 99, "kind": "autoencoder", "n_features": 7, "activation": {}}[how]
-        config.write_text(json.dumps(said))
+        values = json.loads(config.read_text())
+        values[how] = {"version": 99, "kind": "autoencoder", "n_features": 7, "activation": {}}[how]
+        config.write_text(json.dumps(values))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_damaged_folders_say_what_is_wrong(how: str, message: str, tmp_path: Pat
         tla.load_dictionary(tmp_path / "d")
 
 
-def test_sources_that_are_no_dictionary(tmp_path: Path) -> None:
+def test_sources_that_are_not_a_dictionary(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="did you mean 'neurons'"):
         tla.load_dictionary("neuron")
     (tmp_path / "readme.txt").write_text("hello")

@@ -1,4 +1,4 @@
-"""Formats of others: what is read, and what is said about what cannot be."""
+"""Formats of other packages: what is read, and the errors for what cannot be read."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_reads_what_the_format_means(name: str, tmp_path: Path) -> None:
     loaded = tla.load_dictionary(tmp_path / "d", **({} if case.hooks else HOOKS))
     torch.testing.assert_close(loaded.encode(case.x), case.acts, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(loaded.decode(case.acts, case.x), case.recon, rtol=1e-5, atol=1e-4)
-    said = (loaded.feature_input_hook, loaded.feature_output_hook)
-    assert said == (case.hooks or tuple(HOOKS.values()))
+    hooks = (loaded.feature_input_hook, loaded.feature_output_hook)
+    assert hooks == (case.hooks or tuple(HOOKS.values()))
     assert loaded.model_name == case.model_name
 
 
@@ -52,11 +52,11 @@ def test_opening_reads_no_matrix_and_using_reads_one_at_a_time(
     read: list[str] = []
     mapped = TensorFile.mapped
 
-    def watched(file: TensorFile, tensor: str) -> torch.Tensor:
+    def recorded(file: TensorFile, tensor: str) -> torch.Tensor:
         read.append(tensor)
         return mapped(file, tensor)
 
-    monkeypatch.setattr(TensorFile, "mapped", watched)
+    monkeypatch.setattr(TensorFile, "mapped", recorded)
     loaded = tla.load_dictionary(tmp_path / "d")
     assert not [tensor for tensor in read if tensor.startswith(("W_", "w_"))]
     read.clear()
@@ -85,7 +85,7 @@ def test_a_dictionary_is_found_again_from_elsewhere(
     assert loaded.writes(1, torch.tensor([0]), 1).shape == (1, loaded.d_model)
 
 
-def test_hooks_are_asked_for_and_given_ones_win(tmp_path: Path) -> None:
+def test_missing_hooks_are_an_error_and_hooks_as_arguments_take_precedence(tmp_path: Path) -> None:
     make("crosslayer-transcoder", tmp_path / "d")
     with pytest.raises(InputError, match=r"crosslayer-transcoder\).*feature_input_hook= .*output"):
         tla.load_dictionary(tmp_path / "d")
@@ -97,7 +97,7 @@ def test_hooks_are_asked_for_and_given_ones_win(tmp_path: Path) -> None:
     assert loaded.feature_output_hook == "hook_mlp_out"
 
 
-def test_a_k_and_a_model_that_the_files_leave_unsaid_are_given(tmp_path: Path) -> None:
+def test_a_k_and_a_model_that_the_files_lack_are_arguments(tmp_path: Path) -> None:
     case = make("circuit-tracer-topk", tmp_path)
     _edit("config.yaml", k=None)(tmp_path)
     loaded = tla.load_dictionary(tmp_path, k=9, model_name="a/b")
@@ -123,14 +123,14 @@ def test_older_circuit_tracer_kept_decoders_the_other_way_round(tmp_path: Path) 
     torch.testing.assert_close(loaded.decode(case.acts, case.x), case.recon, rtol=1e-5, atol=1e-4)
 
 
-def _edit(file: str, **said: Any) -> Callable[[Path], None]:
+def _edit(file: str, **values: Any) -> Callable[[Path], None]:
     """Change a config, JSON being YAML too."""
 
     def edit(folder: Path) -> None:
         import yaml
 
         path = folder / file
-        path.write_text(json.dumps(yaml.safe_load(path.read_text()) | said))
+        path.write_text(json.dumps(yaml.safe_load(path.read_text()) | values))
 
     return edit
 
@@ -219,7 +219,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
         _edit("config.yaml", activation="gelu"),
         "activation='gelu' is not supported",
     ),
-    "ct k": ("circuit-tracer-topk", _edit("config.yaml", k="9"), "k='9' is no number of features"),
+    "ct k": ("circuit-tracer-topk", _edit("config.yaml", k="9"), "got k='9'"),
     "ct no k": ("circuit-tracer-topk", _edit("config.yaml", k=None), r"k= \(such as 128\).*--k"),
     "ct text": ("circuit-tracer-set", _edit("config.yaml", transcoders="x"), "a list of files"),
     "sae layer missing": ("sae-lens", _drop("x8/sae_weights.safetensors"), r"layers 1; it has \[0"),
@@ -337,12 +337,12 @@ def test_an_unknown_folder_says_what_every_format_needs(tmp_path: Path) -> None:
     (tmp_path / "cfg.json").write_text("[1]")
     with pytest.raises(FormatError) as error:
         tla.load_dictionary(tmp_path)
-    said = str(error.value)
-    assert "found: cfg.json, readme.md" in said
+    message = str(error.value)
+    assert "found: cfg.json, readme.md" in message
     for name in ("tl-attribution", "circuit-tracer", "sae-lens", "Gemma Scope", "clt-training"):
-        assert f" {name}: " in said
+        assert f" {name}: " in message
     for name in ("crosslayer-coding", "crosslayer-transcoder", "Llamascopium"):
-        assert f" {name}: " in said
+        assert f" {name}: " in message
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_files_of_a_larger_dictionary_do_not_stay(form: str, tmp_path: Path) -> 
 
 
 def _saes(folder: Path) -> None:
-    """A person's own, as SAELens writes them."""
+    """Transcoders of somebody else, as SAELens writes them."""
     for i in range(2):
         into = folder / f"layer_{i}"
         into.mkdir(parents=True)
@@ -118,20 +118,20 @@ def test_overwriting_keeps_every_file_of_another_name(form: str, tmp_path: Path)
 
 def test_overwriting_never_leaves_a_mixture_of_two_dictionaries(tmp_path: Path) -> None:
     _saes(tmp_path / "d")
-    own = transcoder(ReLU(), cross=False)
-    one = tla.TranscoderSet(own.layers[:1], ReLU(), feature_input_hook="mlp.hook_in")
+    dictionary = transcoder(ReLU(), cross=False)
+    one = tla.TranscoderSet(dictionary.layers[:1], ReLU(), feature_input_hook="mlp.hook_in")
     with pytest.raises(InputError, match=r"layer_1/cfg\.json.* read as a part"):
         one.save(tmp_path / "d", format="sae-lens", overwrite=True)
     assert load_file(tmp_path / "d" / "layer_0" / "sae_weights.safetensors").keys() == {"W_enc"}
 
 
 def test_a_file_in_the_way_of_a_larger_dictionary_is_refused(tmp_path: Path) -> None:
-    own = transcoder(ReLU(), cross=False)
-    one = tla.TranscoderSet(own.layers[:1], ReLU(), feature_input_hook="mlp.hook_in")
+    dictionary = transcoder(ReLU(), cross=False)
+    one = tla.TranscoderSet(dictionary.layers[:1], ReLU(), feature_input_hook="mlp.hook_in")
     one.save(tmp_path / "d")
     (tmp_path / "d" / "layer_1.safetensors").write_bytes(b"mine")
     with pytest.raises(InputError, match=r"layer_1\.safetensors, not written by a save"):
-        own.save(tmp_path / "d")
+        dictionary.save(tmp_path / "d")
     assert (tmp_path / "d" / "layer_1.safetensors").read_bytes() == b"mine"
     assert tla.load_dictionary(tmp_path / "d").n_layers == 1
 

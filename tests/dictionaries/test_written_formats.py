@@ -1,4 +1,4 @@
-"""Formats of others that we write: read again as the same, and refused where they have no place."""
+"""Saving in formats of other packages: read back unchanged, or refused where there is no place."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ from tl_attribution.errors import InputError
 def test_written_formats_are_read_as_the_same(
     form: str, cross: bool, skip: bool, activation: Any, window: int, tmp_path: Path
 ) -> None:
-    made = transcoder(activation, cross=cross, skip=skip, window=window)
-    made.save(tmp_path / "d", format=form)
-    made.save(tmp_path / "d", format=form)  # replaced
-    x = torch.randn(made.n_layers, 4, made.d_model, generator=torch.Generator().manual_seed(0))
+    dictionary = transcoder(activation, cross=cross, skip=skip, window=window)
+    dictionary.save(tmp_path / "d", format=form)
+    dictionary.save(tmp_path / "d", format=form)  # replaced
+    x = torch.randn(
+        dictionary.n_layers, 4, dictionary.d_model, generator=torch.Generator().manual_seed(0)
+    )
     loaded = tla.load_dictionary(tmp_path / "d")
-    acts = made.encode(x)
+    acts = dictionary.encode(x)
     assert torch.equal(loaded.encode(x), acts)
-    torch.testing.assert_close(loaded.decode(acts, x), made.decode(acts, x))
-    assert loaded.feature_input_hook == made.feature_input_hook
+    torch.testing.assert_close(loaded.decode(acts, x), dictionary.decode(acts, x))
+    assert loaded.feature_input_hook == dictionary.feature_input_hook
     with pytest.raises(InputError, match="choose an empty folder"):
-        made.save(tmp_path / "d")
+        dictionary.save(tmp_path / "d")
 
 
 @pytest.mark.parametrize("form", ["tl-attribution", "circuit-tracer", "sae-lens"])
@@ -62,11 +64,17 @@ def test_what_a_format_has_no_place_for_is_refused(tmp_path: Path) -> None:
         transcoder(skip=True).save(tmp_path / "d", format="circuit-tracer")
     with pytest.raises(InputError, match="has no place for offsets"):
         transcoder(offset=True).save(tmp_path / "d", format="circuit-tracer")
-    for made in (transcoder(offset=True), transcoder(TopK(3, torch.ones(3, 14)))):
+    for dictionary in (transcoder(offset=True), transcoder(TopK(3, torch.ones(3, 14)))):
         with pytest.raises(InputError, match=r"has no place for (offsets|ranks)"):
-            made.save(tmp_path / "d", format="sae-lens")
+            dictionary.save(tmp_path / "d", format="sae-lens")
     with pytest.raises(InputError, match="has no place for TopK"):
         transcoder(TopK(3), cross=False).save(tmp_path / "d", format="sae-lens")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    wrong: Any = "pickle"
     with pytest.raises(InputError, match=r"'pickle'.*Known: circuit-tracer, sae-lens, tl-attr"):
-        transcoder().save(tmp_path / "d", format="pickle")
+        transcoder().save(tmp_path / "d", format=wrong)
     assert list(tmp_path.iterdir()) == []

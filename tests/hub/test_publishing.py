@@ -121,7 +121,7 @@ def test_a_dry_run_shows_everything_and_sends_nothing(
     assert "license: mit" in ran.out.splitlines()
     assert "tl-attribution evaluate PATH" in ran.out
     assert hub.requests == []
-    assert is_one_line_about(cli("publish", folder.parent, REPO), "no dictionary in our format")
+    assert is_one_line_about(cli("publish", folder.parent, REPO), "not hold a dictionary in our")
     assert is_one_line_about(cli("publish", folder / "no", REPO), "no dictionary at")
     (folder / "layer_1.safetensors").write_bytes(b"not safetensors")
     assert is_one_line_about(cli("publish", folder, REPO), "layer_1.safetensors")
@@ -147,12 +147,12 @@ def test_what_the_hub_refuses_is_told_in_one_line(
         HubError, "pytorch_model.bin and no safetensors.*save_pretrained", load("me/pickles")
     )
     raises_line(HubError, "leads out of the repository", load("me/tricks"))
-    raises_line(NotFoundError, "no address on the Hub", load("me/../etc"))
+    raises_line(NotFoundError, "not an address on the Hub", load("me/../etc"))
     raises_line(HubError, "has a tag v1 already", publish(folder, tag="v1"))
     raises_line(HubError, "is public, and --private would not", publish(folder, private=True))
     raises_line(HubError, "your token may not do that", publish(folder, repo="somebody-else/x"))
-    raises_line(InputError, "give ORGANISATION/NAME", publish(folder, repo="just-a-name"))
-    raises_line(InputError, "give ORGANISATION/NAME", publish(folder, repo="me/x/y"))
+    raises_line(InputError, "repository as ORGANIZATION/NAME", publish(folder, repo="just-a-name"))
+    raises_line(InputError, "repository as ORGANIZATION/NAME", publish(folder, repo="me/x/y"))
     refused = {409: "changed at the same time", 412: "changed at the same time"}
     refused |= {429: "too many requests", 500: "has trouble", 403: "may not do that"}
     for status, message in refused.items():

@@ -40,10 +40,10 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def clt(kind: str = "skip") -> tla.CrossLayerTranscoder:
-    made = transcoder(read="hook_resid_mid", **KINDS[kind])
-    made.model_name = "tiny"
-    assert isinstance(made, tla.CrossLayerTranscoder)
-    return made
+    dictionary = transcoder(read="hook_resid_mid", **KINDS[kind])
+    dictionary.model_name = "tiny"
+    assert isinstance(dictionary, tla.CrossLayerTranscoder)
+    return dictionary
 
 
 def assert_same(dictionary: tla.Dictionary, sae: SAE[Any]) -> None:
@@ -59,11 +59,11 @@ def assert_same(dictionary: tla.Dictionary, sae: SAE[Any]) -> None:
 def assert_equal(one: Any, other: Any) -> None:
     assert repr(one) == repr(other)
     assert one.model_name == other.model_name
-    for mine, theirs in zip(one.layers, other.layers, strict=True):
+    for layer, other_layer in zip(one.layers, other.layers, strict=True):
         for name in ("W_enc", "b_enc", "W_dec", "b_dec", "W_skip"):
-            own, found = getattr(mine, name), getattr(theirs, name)
-            assert (own is None) == (found is None)
-            assert own is None or torch.equal(own, found), name
+            tensor, other_tensor = getattr(layer, name), getattr(other_layer, name)
+            assert (tensor is None) == (other_tensor is None)
+            assert tensor is None or torch.equal(tensor, other_tensor), name
     # Rounding may go with a tensor's layout, which a file does not keep.
     acts = one.encode(X)
     torch.testing.assert_close(other.encode(X), acts)
@@ -109,10 +109,10 @@ def test_what_we_save_without_sae_lens_is_what_it_saves(kind: str, tmp_path: Pat
     assert_same(dictionary, loaded)
     assert loaded.cfg.metadata.model_name == "tiny"
     to_sae_lens(dictionary).save_model(tmp_path / "theirs")
-    said = [json.loads((tmp_path / d / "cfg.json").read_text()) for d in ("ours", "theirs")]
-    for one in said:
-        del one["metadata"]
-    assert said[0] == said[1]
+    configs = [json.loads((tmp_path / d / "cfg.json").read_text()) for d in ("ours", "theirs")]
+    for config in configs:
+        del config["metadata"]
+    assert configs[0] == configs[1]
     tensors = [load_file(tmp_path / d / sae_lens_clt.WEIGHTS) for d in ("ours", "theirs")]
     assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
@@ -120,9 +120,12 @@ def test_what_we_save_without_sae_lens_is_what_it_saves(kind: str, tmp_path: Pat
 
 def test_what_it_has_no_place_for_is_refused() -> None:
     """Rather than dropped."""
-    for made in (transcoder(offset=True), transcoder(TopK(3, torch.ones(N_LAYERS, FEATURES)))):
+    for dictionary in (
+        transcoder(offset=True),
+        transcoder(TopK(3, torch.ones(N_LAYERS, FEATURES))),
+    ):
         with pytest.raises(InputError, match=r"has no place for (offsets|ranks)"):
-            to_sae_lens(made)
+            to_sae_lens(dictionary)
 
 
 def test_converting_is_enough_to_load_the_plugin() -> None:
@@ -237,8 +240,8 @@ def _damage(folder: Path, how: str) -> None:
         tensors = load_file(weights)
         save_file({**tensors, "b_enc": tensors["b_enc"][:1].clone()}, weights)
     else:
-        said = json.loads(config.read_text())
-        config.write_text(json.dumps({**said, how: "?"}))
+        values = json.loads(config.read_text())
+        config.write_text(json.dumps({**values, how: "?"}))
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,11 @@ LISTED = [
 
 @pytest.mark.parametrize("request_", ["width_1m", "width16k", "l0_huge", "width_16k_and_more"])
 def test_a_wrong_choice_lists_what_there_is(request_: str) -> None:
-    with pytest.raises(NotFoundError, match=r"choose of width_16k_l0_big, width_16k_l0_big_affine"):
+    with pytest.raises(
+        NotFoundError, match=r"choose from width_16k_l0_big, width_16k_l0_big_affine"
+    ):
         tla.load_dictionary(f"{GEMMA}:{request_}")
-    with pytest.raises(NotFoundError, match="choose of the only one"):
+    with pytest.raises(NotFoundError, match="choose from the only one"):
         tla.load_dictionary(f"{QWEN}:{request_}")
 
 

@@ -201,5 +201,5 @@ def test_a_hook_that_is_missing_can_be_given() -> None:
 
 @pytest.mark.parametrize("source", [[], [1, 2], 3.0, None])
 def test_other_objects_are_no_source(source: Any) -> None:
-    with pytest.raises(InputError, match="is no source of a dictionary"):
+    with pytest.raises(InputError, match="a dictionary cannot be loaded from"):
         tla.load_dictionary(source)

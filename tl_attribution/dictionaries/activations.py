@@ -1,4 +1,4 @@
-"""Activation functions of dictionaries, and the pointwise ones of MLPs.
+"""Activation functions of dictionaries, and pointwise activation functions of MLPs.
 
 A dictionary's activation maps pre-activations to activations that are either zero or equal to the
 pre-activation, so that an active feature is affine in what it reads.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, Literal, TypedDict, Union
 
 import torch
 from jaxtyping import Float
@@ -44,9 +44,11 @@ class JumpReLU:
 
 @dataclass(frozen=True, eq=False)
 class TopK:
-    """ReLU of the k largest pre-activations of a token and layer (Gao et al. 2024); the largest by
-    pre-activation times ``rank``, if there is one. ``signed``: without the ReLU, as circuit-tracer
-    has it."""
+    """ReLU of the k largest pre-activations of a token and layer (Gao et al. 2024).
+
+    With ``rank``, the k largest by pre-activation times ``rank``. ``signed``: without the ReLU, as
+    in circuit-tracer.
+    """
 
     k: int
     rank: Float[Tensor, "layer feature"] | None = None
@@ -60,15 +62,15 @@ class TopK:
         if self.k > pre.shape[-1]:
             raise InputError(f"k={self.k} is larger than the {pre.shape[-1]} features of a layer")
         ranked = pre if self.rank is None else pre * self.rank[layer].to(pre)
-        where = ranked.topk(self.k, dim=-1).indices
-        kept = pre.gather(-1, where)
-        return torch.zeros_like(pre).scatter_(-1, where, kept if self.signed else kept.relu())
+        largest = ranked.topk(self.k, dim=-1).indices
+        kept = pre.gather(-1, largest)
+        return torch.zeros_like(pre).scatter_(-1, largest, kept if self.signed else kept.relu())
 
 
 @dataclass(frozen=True)
 class BatchTopK:
-    """Trained with the k largest of a batch a token; at inference one threshold stands in for the
-    batch (Bussmann et al. 2024)."""
+    """Trained with the k largest pre-activations per token, chosen over a batch; at inference one
+    threshold takes the place of the batch (Bussmann et al. 2024)."""
 
     k: int
     threshold: float
@@ -83,6 +85,20 @@ class BatchTopK:
 
 
 Activation = Union[ReLU, JumpReLU, TopK, BatchTopK]  # noqa: UP007  # evaluated on Python 3.10
+ActivationName = Literal["relu", "jumprelu", "topk", "batchtopk"]
+
+
+class ActivationConfig(TypedDict, total=False):
+    """An activation in a config file; the thresholds of a JumpReLU and the ranks of a TopK are
+    tensors beside it."""
+
+    name: ActivationName
+    k: int
+    """Of topk and batchtopk."""
+    threshold: float
+    """Of batchtopk."""
+    signed: bool
+    """Of topk; False if it is missing."""
 
 
 def _check_k(k: int) -> None:
@@ -90,16 +106,16 @@ def _check_k(k: int) -> None:
         raise InputError(f"k must be at least 1, got {k}")
 
 
-def to_config(activation: Activation) -> dict[str, Any]:
-    """What a config file says of an activation; a JumpReLU's thresholds and a TopK's ranks are
-    stored as tensors."""
+def to_config(activation: Activation) -> ActivationConfig:
+    """Convert an activation for a config file."""
     match activation:
         case ReLU():
             return {"name": "relu"}
         case JumpReLU():
             return {"name": "jumprelu"}
         case TopK(k, _, signed):
-            return {"name": "topk", "k": k, **({"signed": True} if signed else {})}
+            topk: ActivationConfig = {"name": "topk", "k": k}
+            return {**topk, "signed": True} if signed else topk
         case BatchTopK(k, threshold):
             return {"name": "batchtopk", "k": k, "threshold": threshold}
 
@@ -107,7 +123,7 @@ def to_config(activation: Activation) -> dict[str, Any]:
 def from_config(
     config: dict[str, Any], threshold: Tensor | None, rank: Tensor | None = None
 ) -> Activation:
-    """The inverse of :func:`to_config`. Raises FormatError for an unknown or incomplete one."""
+    """Inverse of :func:`to_config`. Raises FormatError for an unknown or incomplete config."""
     match config:
         case {"name": "relu"}:
             return ReLU()
@@ -144,7 +160,8 @@ POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def pointwise(name: str) -> Callable[[Tensor], Tensor]:
-    """An MLP's activation function. Raises NotFoundError for one that is not pointwise or known."""
+    """An MLP's activation function by name. Raises NotFoundError for a name that is not in
+    :data:`POINTWISE`."""
     if name not in POINTWISE:
         raise NotFoundError(f"MLP activation {name!r} is not supported: {nearest(name, POINTWISE)}")
     return POINTWISE[name]

@@ -1,42 +1,44 @@
-"""What a dictionary is: the features that stand in for a model's MLPs, whatever their kind."""
+"""The interface of dictionaries: features that replace a model's MLPs, of whatever kind."""
 
 from __future__ import annotations
 
 import abc
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_attribution.dictionaries import publishing
+from tl_attribution.dictionaries.formats.writing import SaveFormat
+from tl_attribution.dictionaries.hub import Published
+from tl_attribution.dictionaries.weights import Kind
 from tl_attribution.errors import MismatchError
 from tl_attribution.shapes import Activations, Stream, Streams
 
-if TYPE_CHECKING:
-    from tl_attribution.dictionaries.hub import Published
-
 
 @runtime_checkable
-class Evaluated(Protocol):
-    """An evaluation, as far as it matters here."""
+class WritesJson(Protocol):
+    """An evaluation that can be written to a JSON file."""
 
     def to_json(self, path: str | Path) -> None:
-        """Write it to a file."""
+        """Write it to ``path``."""
         ...
 
 
 class Encoded(NamedTuple):
-    """One layer on one prompt. ``preactivation`` is affine in what a feature reads; where a feature
-    is active its ``activation`` is the same number, except for ungated MLP neurons."""
+    """The features of one layer on one prompt. ``preactivation`` is affine in what a feature reads;
+    where a feature is active its ``activation`` is the same number, except for ungated MLP neurons.
+    """
 
     activation: Float[Tensor, "position feature"]
     preactivation: Float[Tensor, "position feature"]
 
 
 class FeatureReads(NamedTuple):
-    """The affine reading of some features: pre-activation = vector · x + bias."""
+    """How features read, affinely: pre-activation = vector · x + bias."""
 
     vectors: Float[Tensor, "active d_model"]
     bias: Float[Tensor, " active"]
@@ -46,17 +48,16 @@ class Dictionary(abc.ABC):
     """Features that read at ``feature_input_hook`` and together reconstruct what is written at
     ``feature_output_hook``. Hook names are TransformerLens's, without the block."""
 
-    kind: ClassVar[str]
-    """``cross-layer transcoder``, ``transcoders`` or ``neurons``."""
+    kind: ClassVar[Kind]
 
     n_layers: int
     d_model: int
     n_features: int
-    """Features a layer."""
+    """Features per layer."""
     feature_input_hook: str
     feature_output_hook: str
     model_name: str | None
-    """Model it was trained on, where known."""
+    """The model it was trained on; None if that is unknown."""
 
     @abc.abstractmethod
     def encode_layer(self, layer: int, x: Stream) -> Encoded:
@@ -71,7 +72,7 @@ class Dictionary(abc.ABC):
 
     @abc.abstractmethod
     def written_layers(self, layer: int) -> range:
-        """Layers whose MLP output the features of ``layer`` write to."""
+        """The layers whose MLP output the features of ``layer`` write to."""
 
     @abc.abstractmethod
     def writes(
@@ -86,27 +87,35 @@ class Dictionary(abc.ABC):
         target: int,
         activation: Float[Tensor, "*batch active"],
     ) -> Float[Tensor, "*batch active"]:
-        """What :meth:`writes` is multiplied by in the write to ``target``: the activation, and in
-        some formats an offset beside it where the feature is active."""
+        """The factors of :meth:`writes` in the write to ``target``: the activations, in some
+        formats plus an offset where the feature is active."""
         del layer, index, target
         return activation
 
     @abc.abstractmethod
     def decoder_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
-        """What is written at a layer whatever the features do."""
+        """What is written at a layer independently of its features, or None."""
 
     def skip(self, layer: int) -> Float[Tensor, "d_model d_model"] | None:
-        """Linear skip of a layer, [out, in], or None."""
+        """The linear skip of a layer [out, in], or None."""
         del layer
         return None
 
     @abc.abstractmethod
     def save(
-        self, path: str | Path, *, format: str = "tl-attribution", overwrite: bool = False
+        self,
+        path: str | Path,
+        *,
+        format: SaveFormat = "tl-attribution",
+        overwrite: bool = False,
     ) -> None:
-        """Write the dictionary to a folder that ``load_dictionary`` reads, in a format that the
-        kind can be written in. Files of a dictionary that was saved there are replaced; with
-        ``overwrite`` the folder may hold something else, of which files of the same names are."""
+        """Save the dictionary to a folder that ``load_dictionary`` reads.
+
+        The files of a dictionary that was saved there are replaced. With ``overwrite`` the folder
+        may hold something else, of which only files of the same names are replaced. Raises
+        InputError for a format that cannot hold the dictionary, and for folders that are not
+        replaced.
+        """
 
     def push_to_hub(
         self,
@@ -116,19 +125,17 @@ class Dictionary(abc.ABC):
         revision: str | None = None,
         tag: str | None = None,
         license: str | None = None,
-        evaluation: Evaluated | None = None,
+        evaluation: WritesJson | None = None,
     ) -> Published:
         """Publish to the repository ``repo``, ``org/name``, in one commit, with a model card and
-        an evaluation (:func:`tl_attribution.evaluate`'s result), if one is given.
+        optionally an evaluation (the result of :func:`tl_attribution.evaluate`).
 
-        ``revision`` is the branch; ``tag`` names the commit. Its files are first written to the
-        system's temporary folder. Raises InputError for a name that is none or a dictionary that
-        is not saved, HubError for what goes wrong at the Hub; nothing is published then.
+        ``revision`` is the branch; ``tag`` names the commit. The files are first written to the
+        system's temporary folder. Raises InputError for an invalid name and for a dictionary that
+        cannot be saved, HubError for failures of the Hub; nothing is published then.
         """
-        from tl_attribution.dictionaries import publishing
-
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place) / "dictionary"
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "dictionary"
             self.save(folder)
             if evaluation is not None:
                 evaluation.to_json(folder / publishing.EVALUATION)
@@ -139,29 +146,30 @@ class Dictionary(abc.ABC):
     def encode(self, x: Streams) -> Activations:
         """Activations [layer, position, feature] from ``x`` at the read hook of every layer.
 
-        Raises MismatchError if ``x`` has another number of layers or width.
+        Raises MismatchError for another number of layers or another width.
         """
         self._check(x)
         return torch.stack([self.encode_layer(i, x[i]).activation for i in range(self.n_layers)])
 
     def decode(self, acts: Activations, x: Streams | None = None) -> Streams:
-        """Reconstruction [layer, position, d_model] of what is written at the write hook.
+        """Reconstruct what the MLPs write [layer, position, d_model] at the write hook.
 
-        ``x`` is needed by dictionaries with a linear skip. Raises MismatchError without it.
+        Dictionaries with a linear skip need ``x``; raises MismatchError without it.
         """
         out = acts.new_zeros(self.n_layers, acts.shape[1], self.d_model)
-        every = torch.arange(self.n_features, device=acts.device)
+        features = torch.arange(self.n_features, device=acts.device)
         for source in range(self.n_layers):
             for target in self.written_layers(source):
-                active = self.written_activation(source, every, target, acts[source])
-                out[target] += active @ self.writes(source, every, target).to(acts)
+                active = self.written_activation(source, features, target, acts[source])
+                out[target] += active @ self.writes(source, features, target).to(acts)
         for layer in range(self.n_layers):
             out[layer] += self.affine(layer, None if x is None else x[layer], out[layer])
         return out
 
-    def affine(self, layer: int, x: Stream | None, like: Stream) -> Stream:
-        """Decoder bias plus linear skip of one layer: what is written besides the features."""
-        out = torch.zeros_like(like)
+    def affine(self, layer: int, x: Stream | None, reference: Stream) -> Stream:
+        """Decoder bias plus linear skip of one layer, with the shape, dtype and device of
+        ``reference``."""
+        out = torch.zeros_like(reference)
         if (bias := self.decoder_bias(layer)) is not None:
             out = out + bias.to(out)
         if (skip := self.skip(layer)) is not None:

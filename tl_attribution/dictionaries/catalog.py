@@ -1,4 +1,4 @@
-"""Registered names of dictionaries: a table in ``names.json`` that others can add to.
+"""The catalog of dictionaries: names from ``names.json``, the user's file and other packages.
 
 Three more places are read: files of other packages, each an entry point in the group
 ``tl_attribution.dictionaries`` whose value is the file's path; what code registers in
@@ -33,7 +33,7 @@ NEURONS = "neurons"
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """What is known of a registered dictionary; None where it is not."""
+    """A registered dictionary; fields are None where they are unknown."""
 
     source: str
     """A path, an address on the Hub, or the name by which ``host`` knows it."""
@@ -49,14 +49,14 @@ class CatalogEntry:
     """Write hook."""
     layers: int | None = None
     features: int | None = None
-    """Features a layer."""
+    """Features per layer."""
     k: int | None = None
-    """How many of them TopK keeps, where the files don't say it."""
+    """How many features TopK keeps, if the files don't say it."""
     size: int | None = None
     """Bytes of its files."""
     licence: str | None = None
     seen: str | None = None
-    """Where it is written that it exists."""
+    """Where its existence is documented."""
 
 
 DICTIONARY_NAMES: Registry[CatalogEntry] = Registry("dictionary name")
@@ -82,17 +82,17 @@ def names() -> dict[str, CatalogEntry]:
 
 
 def trained_on(model: str) -> dict[str, CatalogEntry]:
-    """Registered dictionaries of the models whose names hold ``model``. Raises NotFoundError if
+    """Registered dictionaries of the models whose names contain ``model``. Raises NotFoundError if
     there are none, suggesting the nearest model."""
-    wanted = model.lower()
-    every = {name: entry for name, entry in names().items() if entry.model is not None}
+    text = model.lower()
+    entries = {name: entry for name, entry in names().items() if entry.model is not None}
     chosen = {
         name: entry
-        for name, entry in every.items()
-        if wanted in str(entry.model).lower() or str(entry.model).lower() == Path(wanted).name
+        for name, entry in entries.items()
+        if text in str(entry.model).lower() or str(entry.model).lower() == Path(text).name
     }
     if not chosen:
-        models = [str(entry.model) for entry in every.values()]
+        models = [str(entry.model) for entry in entries.values()]
         raise NotFoundError(
             f"no dictionary of model {model!r} is registered: {nearest(model, models)}"
         )
@@ -122,21 +122,21 @@ def _users_file() -> Path | None:
 
 def _read(file: Path) -> dict[str, CatalogEntry]:
     try:
-        held = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_no_name_twice)
+        entries = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_no_name_twice)
     except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{file} cannot be read as names of dictionaries: {error}") from error
-    if not isinstance(held, dict):
-        raise FormatError(f"{file} holds no names of dictionaries: expected a JSON object of them")
-    return {name: _entry(file, name, told) for name, told in held.items()}
+    if not isinstance(entries, dict):
+        raise FormatError(f"{file} holds {type(entries).__name__}: expected a JSON object of names")
+    return {name: _entry(file, name, values) for name, values in entries.items()}
 
 
 def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    held = dict(pairs)
-    if len(held) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = sorted({key for key in keys if keys.count(key) > 1})
         raise ValueError(f"{', '.join(map(repr, twice))} is registered twice")
-    return held
+    return values
 
 
 _NAMES = f"a name is not {NEURONS!r} and has no '/', '\\' or '@'"
@@ -146,24 +146,24 @@ def _is_name(name: str) -> bool:
     return name != NEURONS and bool(name.strip()) and not set(name) & set("/\\@")
 
 
-def _entry(file: Path, name: str, told: Any) -> CatalogEntry:
-    """Check one entry; a relative path becomes one that leads there from anywhere."""
-    where = f"{file}, {name!r}"
+def _entry(file: Path, name: str, values: Any) -> CatalogEntry:
+    """Check one entry; a relative path becomes an absolute one."""
+    label = f"{file}, {name!r}"
     if not _is_name(name):
-        raise FormatError(f"{where}: {_NAMES}")
+        raise FormatError(f"{label}: {_NAMES}")
     known = {field.name: field for field in fields(CatalogEntry)}
-    if not isinstance(told, dict):
-        raise FormatError(f"{where}: expected an object with {', '.join(known)}")
-    for key, value in told.items():
+    if not isinstance(values, dict):
+        raise FormatError(f"{label}: expected an object with {', '.join(known)}")
+    for key, value in values.items():
         if key not in known:
-            raise FormatError(f"{where}: no field {key!r}: {nearest(key, known)}")
+            raise FormatError(f"{label}: no field {key!r}: {nearest(key, known)}")
         kind = int if "int" in str(known[key].type) else str
         required = known[key].default is MISSING
         if not (type(value) is kind or (value is None and not required)):
-            raise FormatError(f"{where}: {key} must be of type {kind.__name__}, got {value!r}")
-    if "source" not in told:
-        raise FormatError(f"{where}: lacks 'source', a path or an address on the Hub")
-    return CatalogEntry(**{**told, "source": _source(file, told["source"])})
+            raise FormatError(f"{label}: {key} must be of type {kind.__name__}, got {value!r}")
+    if "source" not in values:
+        raise FormatError(f"{label}: lacks 'source', a path or an address on the Hub")
+    return CatalogEntry(**{**values, "source": _source(file, values["source"])})
 
 
 def _source(file: Path, source: str) -> str:

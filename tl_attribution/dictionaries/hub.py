@@ -1,5 +1,5 @@
-"""Dictionaries that lie elsewhere: their addresses, the files that are fetched of them, and the
-service that holds them, which a plugin offers (see plugins/huggingface_hub)."""
+"""Dictionaries on the Hub: addresses, the files to download, and the service that stores them,
+which a plugin provides (see plugins/huggingface_hub)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tl_attribution.errors import HubError, InputError
 from tl_attribution.registry import Registry
 
 Progress = Callable[[int, int, str], None]
-"""(bytes done, in all, of what)."""
+"""Called with (bytes done, bytes in all, file name)."""
 
 WEIGHTS, SETTINGS = (".safetensors", ".npz"), (".json", ".yaml", ".yml")
-"""Endings of the only files that are fetched: none of them can run code."""
+"""Endings of the only files that are downloaded: none of them can run code."""
 LARGEST_SETTINGS = 1 << 20
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -29,7 +29,7 @@ _ADDRESS = re.compile(
 
 @dataclass(frozen=True)
 class Address:
-    """Where a dictionary lies on the Hub: ``org/name[/folder][@revision]``."""
+    """The address of a dictionary on the Hub: ``org/name[/folder][@revision]``."""
 
     repo: str
     folder: str = ""
@@ -42,27 +42,28 @@ class Address:
 
 
 def address(text: str) -> Address | None:
-    """The address that ``text`` is, or None. No part begins with a dot, so that none leads up."""
-    found = _ADDRESS.fullmatch(text)
-    if found is None or ".." in text:
+    """Parse an address; None if ``text`` is not one. No part begins with a dot, so that none leads
+    up."""
+    match = _ADDRESS.fullmatch(text)
+    if match is None or ".." in text:
         return None
-    return Address(found["repo"], found["folder"].strip("/"), found["revision"] or "main")
+    return Address(match["repo"], match["folder"].strip("/"), match["revision"] or "main")
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What is published: one dictionary's files, and what is known of it besides."""
+    """A dictionary to be published: its files, and the facts for its model card."""
 
     files: dict[str, Path]
-    """By the name they get: weights, settings, evaluation results."""
+    """Weights, settings and evaluation results, by the names they are published under."""
     config: dict[str, Any]
-    """What ``config.json`` says."""
+    """The contents of ``config.json``."""
     card: Path | None = None
-    """A model card that its owner wrote, in place of the one that is made."""
+    """A model card that the owner wrote, in place of the generated one."""
     evaluation: dict[str, Any] = field(default_factory=dict)
     """The numbers of ``evaluation.json`` over all layers, by name."""
     run: dict[str, Any] = field(default_factory=dict)
-    """What ``run.json`` says of the training run."""
+    """The contents of the training run's ``run.json``."""
     license: str | None = None
 
     @property
@@ -72,7 +73,7 @@ class Publication:
 
 
 class Published(NamedTuple):
-    """Where a dictionary was published. ``commit`` is what ``@commit`` loads for ever."""
+    """Where a dictionary was published. ``address@commit`` always loads this version."""
 
     address: str
     url: str
@@ -81,10 +82,10 @@ class Published(NamedTuple):
 
 @runtime_checkable
 class Hub(Protocol):
-    """A service that holds dictionaries. Every method raises HubError for what goes wrong there."""
+    """A service that stores dictionaries. Every method raises HubError for its failures."""
 
     def download(self, address: Address, progress: Progress | None) -> Path:
-        """The folder in the service's cache that holds the dictionary, fetched if need be."""
+        """The folder in the service's cache that holds the dictionary, after downloading it."""
         ...
 
     def publish(
@@ -119,15 +120,15 @@ def hub() -> Hub:
     return next(iter(HUBS.values()))
 
 
-def needed(sizes: Mapping[str, int], where: Address) -> list[str]:
-    """Of a repository's files (their bytes by name), those that the dictionary at ``where`` is made
-    of: weights and settings in its folder or, where the folder has no weights itself, in numbered
-    folders below it. Settings come last: a download cut short is no dictionary.
+def needed(sizes: Mapping[str, int], address: Address) -> list[str]:
+    """The files of the dictionary at an address, of the repository's files (bytes by name): weights
+    and settings in its folder or, if that has no weights itself, in numbered folders below it.
+    Settings come last, so that an interrupted download is not taken for a dictionary.
 
     Raises HubError for a name that leads out of the repository, and if there is no dictionary.
     """
-    files = {_inside(name, where): name for name in sizes}
-    top = PurePosixPath(where.folder)
+    files = {_inside(name, address): name for name in sizes}
+    top = PurePosixPath(address.folder)
     weights = [path for path in files if path.suffix in WEIGHTS]
     chosen = [path for path in weights if path.parent == top]
     if not chosen:
@@ -136,71 +137,71 @@ def needed(sizes: Mapping[str, int], where: Address) -> list[str]:
             for path in weights
             if path.parent.parent == top != path.parent and re.search(r"\d", path.parent.name)
         ]
-        _one_a_layer({path.parent.name for path in chosen}, where)
+        _check_layer_folders({path.parent.name for path in chosen}, address)
     if not chosen and top / "config.yaml" not in files:
-        raise HubError(_no_dictionary(files, where))
+        raise HubError(_no_dictionary(files, address))
     folders = {top, *(path.parent for path in chosen)}
-    told = [
+    settings = [
         path
         for path, name in files.items()
         if path.suffix in SETTINGS and path.parent in folders and sizes[name] <= LARGEST_SETTINGS
     ]
-    return [files[path] for path in (*sorted(chosen), *sorted(told))]
+    return [files[path] for path in (*sorted(chosen), *sorted(settings))]
 
 
 def is_settings(name: str) -> bool:
-    """Whether a file says what a dictionary is, rather than being its weights."""
+    """Whether a file holds settings rather than weights."""
     return PurePosixPath(name).suffix in SETTINGS
 
 
-def _inside(name: str, where: Address) -> PurePosixPath:
+def _inside(name: str, address: Address) -> PurePosixPath:
     """A file's name as a path. Raises HubError if it leads out of the repository."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or set(name) & set("\\:\0"):
         raise HubError(
-            f"{where} has a file named {name!r}, which leads out of the repository, so nothing was "
-            "downloaded; tell its owner, or the Hub"
+            f"{address} has a file named {name!r}, which leads out of the repository, so nothing "
+            "was downloaded; tell its owner, or the Hub"
         )
     return path
 
 
-def _one_a_layer(folders: set[str], where: Address) -> None:
-    """Raise HubError unless the names of folders differ in one number, the layer: else they are
-    several dictionaries."""
+def _check_layer_folders(folders: set[str], address: Address) -> None:
+    """Raise HubError unless the names of folders differ in one number, the layer: otherwise they
+    are several dictionaries."""
     numbers = [tuple(re.findall(r"\d+", folder)) for folder in folders]
     shapes = {re.sub(r"\d+", "#", folder) for folder in folders}
     varying = [len(set(column)) > 1 for column in zip(*numbers, strict=False)]
     if len(shapes) > 1 or sum(varying) > 1:
         shown = ", ".join(sorted(folders)[:4])
         raise HubError(
-            f"{where} holds several dictionaries (folders {shown}, …), which cannot be told apart; "
-            f"give one that is in a folder of its own: {where.repo}/FOLDER"
+            f"{address} holds several dictionaries (folders {shown}, …), which cannot be told "
+            f"apart; give one that is in a separate folder: {address.repo}/FOLDER"
         )
 
 
-def _no_dictionary(files: Iterable[PurePosixPath], where: Address) -> str:
-    from tl_attribution.dictionaries.formats.readers import needs  # every reader
+def _no_dictionary(files: Iterable[PurePosixPath], address: Address) -> str:
+    from tl_attribution.dictionaries.formats.readers import needs  # imports torch
 
-    top = PurePosixPath(where.folder)
+    top = PurePosixPath(address.folder)
     below = [path.relative_to(top) for path in files if path.is_relative_to(top)]
     for path in below:
         if remedy := pickles.remedy(path.suffix):
             return (
-                f"{where} holds {path.name} and no safetensors. A pickle can run code when it is "
+                f"{address} holds {path.name} and no safetensors. A pickle can run code when it is "
                 f"read, so it is not downloaded; ask its owner for safetensors: {remedy}"
             )
-    held = sorted({path.parts[0] + ("/" if len(path.parts) > 1 else "") for path in below})
-    shown = ", ".join(held[:8]) + (", …" if len(held) > 8 else "")
+    names = sorted({path.parts[0] + ("/" if len(path.parts) > 1 else "") for path in below})
+    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
     return (
-        f"{where} has none of the layouts of a dictionary (found: {shown or 'nothing'}): "
-        "safetensors in the folder itself or in one folder a layer. Name another folder, "
-        f"{where.repo}/FOLDER. {needs()}"
+        f"{address} has none of the layouts of a dictionary (found: {shown or 'nothing'}): "
+        "safetensors in the folder itself or in one folder per layer. Name another folder, "
+        f"{address.repo}/FOLDER. {needs()}"
     )
 
 
 def check_repo(repo: str) -> str:
-    """``repo`` if it is ``org/name``. Raises InputError."""
-    found = address(repo)
-    if found is None or found.folder or found != Address(repo):
-        raise InputError(f"{repo!r} is no name of a repository; give ORGANISATION/NAME")
+    """Return ``repo`` if it is ``org/name``, else raise InputError."""
+    parsed = address(repo)
+    if parsed is None or parsed.folder or parsed != Address(repo):
+        raise InputError(f"expected a repository as ORGANIZATION/NAME, got {repo!r}")
     return repo

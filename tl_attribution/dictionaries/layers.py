@@ -1,4 +1,4 @@
-"""One layer's weights: in memory, or on disk and read when they are used."""
+"""The weights of one layer: in memory, or on disk and read when they are used."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tl_attribution.errors import MismatchError
 
 @dataclass(frozen=True, eq=False)
 class LayerWeights:
-    """Weights of one layer's features, in memory.
+    """The weights of one layer's features, in memory.
 
     ``W_enc`` [feature, d_model], ``b_enc`` [feature], ``W_dec`` [feature, written, d_model],
     ``b_dec`` [d_model], ``W_skip`` [out, in]. ``W_dec[i, k]`` is what feature i writes k layers
-    above its own, so that one feature's decoder is one run of bytes on disk; ``offset[i, k]``, if
+    above its layer, so that one feature's decoder is one run of bytes on disk; ``offset[i, k]``, if
     there is one, is added to the activation of an active feature before that decoder. Raises
     MismatchError for shapes that don't fit each other.
     """
@@ -45,46 +45,46 @@ class LayerWeights:
 
     @property
     def n_written(self) -> int:
-        """Layers that the features write to."""
+        """Number of layers that the features write to."""
         return self.W_dec.shape[1]
 
     def encoder_rows(self, index: Int[Tensor, " active"]) -> Float[Tensor, "active d_model"]:
-        """Encoder vectors of some features."""
+        """Encoder vectors of the features ``index``."""
         return self.W_enc[index.to(self.W_enc.device)]
 
     def decoder_rows(
         self, index: Int[Tensor, " active"], k: int
     ) -> Float[Tensor, "active d_model"]:
-        """What some features write k layers above their own."""
+        """What the features ``index`` write k layers above their layer."""
         return self.W_dec[index.to(self.W_dec.device), k]
 
 
 def check_shapes(
-    encoder: tuple[int, ...], written: int, found: Mapping[str, tuple[int, ...]]
+    encoder: tuple[int, ...], n_written: int, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raise MismatchError unless the parts of a layer fit its encoder [feature, d_model]. A part
-    named ``W_dec …`` is one decoder [feature, d_model]."""
+    """Raise MismatchError unless the ``shapes`` of a layer's parts fit its encoder [feature,
+    d_model]. A part named ``W_dec …`` is one decoder [feature, d_model]."""
     if len(encoder) != 2:
         raise MismatchError(f"W_enc is {encoder}, expected two axes, feature and d_model")
     features, width = encoder
     expected = {
         "b_enc": (features,),
-        "W_dec": (features, written, width),
+        "W_dec": (features, n_written, width),
         "b_dec": (width,),
         "W_skip": (width, width),
-        "offset": (features, written),
+        "offset": (features, n_written),
     }
-    for name, shape in found.items():
-        wanted = expected.get(name, (features, width))
-        if shape != wanted:
-            raise MismatchError(f"{name} is {shape}, expected {wanted} beside W_enc {encoder}")
+    for name, shape in shapes.items():
+        fitting = expected.get(name, (features, width))
+        if shape != fitting:
+            raise MismatchError(f"{name} is {shape}, expected {fitting} beside W_enc {encoder}")
 
 
 @dataclass(frozen=True, eq=False)
 class StoredLayer:
-    """One layer's weights on disk, with the attributes and methods of
-    :class:`LayerWeights`. ``decoders[k]`` is what features
-    write k layers above their own. Biases are small and in memory."""
+    """The weights of one layer's features, on disk, with the attributes and methods of
+    :class:`LayerWeights`. ``decoders[k]`` is what features write k layers above their layer. Biases
+    are small and in memory."""
 
     encoder: StoredMatrix
     b_enc: Float[Tensor, " _"]
@@ -112,7 +112,7 @@ class StoredLayer:
 
     @property
     def n_written(self) -> int:
-        """Layers that the features write to."""
+        """Number of layers that the features write to."""
         return len(self.decoders)
 
     @property
@@ -122,8 +122,8 @@ class StoredLayer:
 
     @property
     def W_dec(self) -> Float[Tensor, "feature written d_model"]:
-        """All decoders, which may be large."""
-        return torch.stack([one.whole() for one in self.decoders], 1)
+        """All decoders: large."""
+        return torch.stack([decoder.whole() for decoder in self.decoders], 1)
 
     @property
     def W_skip(self) -> Float[Tensor, "d_model d_model"] | None:
@@ -131,32 +131,32 @@ class StoredLayer:
         return None if self.stored_skip is None else self.stored_skip.whole()
 
     def encoder_rows(self, index: Int[Tensor, " active"]) -> Float[Tensor, "active d_model"]:
-        """Encoder vectors of some features."""
+        """Encoder vectors of the features ``index``."""
         return self.encoder.rows(index)
 
     def decoder_rows(
         self, index: Int[Tensor, " active"], k: int
     ) -> Float[Tensor, "active d_model"]:
-        """What some features write k layers above their own."""
+        """What the features ``index`` write k layers above their layer."""
         return self.decoders[k].rows(index)
 
     def cast(self, dtype: torch.dtype) -> StoredLayer:
-        """The same, read as ``dtype``."""
+        """The same weights, read as ``dtype``."""
         skip = self.stored_skip
         return replace(
             self,
             encoder=replace(self.encoder, cast=dtype),
             b_enc=self.b_enc.to(dtype),
-            decoders=tuple(replace(one, cast=dtype) for one in self.decoders),
+            decoders=tuple(replace(decoder, cast=dtype) for decoder in self.decoders),
             b_dec=self.b_dec.to(dtype),
             stored_skip=None if skip is None else replace(skip, cast=dtype),
         )
 
     def in_memory(self, device: str | torch.device) -> LayerWeights:
-        """All of it read, on a device."""
+        """Read all weights onto a device."""
         parts = ("W_enc", "b_enc", "W_dec", "b_dec", "W_skip", "offset")
-        found = {name: getattr(self, name) for name in parts}
-        return LayerWeights(**{k: t.to(device) for k, t in found.items() if t is not None})
+        tensors = {name: getattr(self, name) for name in parts}
+        return LayerWeights(**{k: t.to(device) for k, t in tensors.items() if t is not None})
 
 
 Layer = Union[LayerWeights, StoredLayer]  # noqa: UP007  # evaluated on Python 3.10

@@ -17,13 +17,15 @@ from torch import Tensor
 
 from tl_attribution.dictionaries.activations import pointwise
 from tl_attribution.dictionaries.base import Dictionary, Encoded, FeatureReads
+from tl_attribution.dictionaries.formats.writing import SaveFormat
+from tl_attribution.dictionaries.weights import Kind
 from tl_attribution.errors import FormatError, InputError, MismatchError
 from tl_attribution.shapes import Stream
 
 
 @dataclass(frozen=True, eq=False)
 class MlpWeights:
-    """One layer's MLP, as the adapter reads it from the host. ``W_gate`` makes it a gated MLP."""
+    """The weights of one layer's MLP in the host model; with ``W_gate`` it is a gated MLP."""
 
     W_in: Float[Tensor, "d_model feature"]
     W_out: Float[Tensor, "feature d_model"]
@@ -48,7 +50,7 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class Neurons(Dictionary):
     """One feature per MLP neuron, active where its activation is not zero."""
 
-    kind: ClassVar[str] = "neurons"
+    kind: ClassVar[Kind] = "neurons"
 
     def __init__(
         self,
@@ -87,17 +89,17 @@ class Neurons(Dictionary):
     ) -> FeatureReads:
         """Input weights, times the frozen gate where there is one."""
         mlp = self.layers[layer]
-        at = index.to(mlp.W_in.device)
-        vectors = mlp.W_in.T[at].to(x)
-        bias = x.new_zeros(len(index)) if mlp.b_in is None else mlp.b_in[at].to(x)
+        columns = index.to(mlp.W_in.device)
+        vectors = mlp.W_in.T[columns].to(x)
+        bias = x.new_zeros(len(index)) if mlp.b_in is None else mlp.b_in[columns].to(x)
         gate = self._gate(layer, x)
         if gate is None:
             return FeatureReads(vectors, bias)
-        frozen = gate[position, index]
-        return FeatureReads(vectors * frozen[:, None], bias * frozen)
+        frozen_gate = gate[position, index]
+        return FeatureReads(vectors * frozen_gate[:, None], bias * frozen_gate)
 
     def written_layers(self, layer: int) -> range:
-        """Its own layer only."""
+        """The neuron's layer only."""
         return range(layer, layer + 1)
 
     def writes(
@@ -113,9 +115,13 @@ class Neurons(Dictionary):
         return self.layers[layer].b_out
 
     def save(
-        self, path: str | Path, *, format: str = "tl-attribution", overwrite: bool = False
+        self,
+        path: str | Path,
+        *,
+        format: SaveFormat = "tl-attribution",
+        overwrite: bool = False,
     ) -> None:
-        """Neurons are the model's own weights, so there is nothing to save: always InputError."""
+        """Always raise InputError: neurons are the model's weights, so there is nothing to save."""
         raise InputError(
             f"neurons are the model's own weights and are not saved (to {path}); "
             "use tla.neurons(model) wherever they are needed"

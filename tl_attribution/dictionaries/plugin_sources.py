@@ -1,4 +1,4 @@
-"""Dictionaries that plugins give: by a name their host knows, or from objects of their host."""
+"""Dictionaries from plugins: by a name that their host knows, or from their host's objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tl_attribution.registry import Registry
 
 
 class LoadOptions(NamedTuple):
-    """What the caller of ``load_dictionary`` asked for beside the source; None: nothing."""
+    """Arguments of ``load_dictionary`` beside the source; None where the caller passed none."""
 
     feature_input_hook: str | None = None
     feature_output_hook: str | None = None

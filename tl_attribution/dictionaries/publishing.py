@@ -1,5 +1,4 @@
-"""Publishing a dictionary: what belongs to it is gathered and checked here, the service does the
-rest."""
+"""Publish a saved dictionary: gather and check its files, and hand them to the Hub's plugin."""
 
 from __future__ import annotations
 
@@ -7,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from tl_attribution.dictionaries import hub
-from tl_attribution.dictionaries.formats import native, writing
+from tl_attribution.dictionaries.formats import native, readers, writing
 from tl_attribution.dictionaries.formats.common import read_json
+from tl_attribution.dictionaries.formats.readers import DICTIONARY_FORMATS
 from tl_attribution.dictionaries.hub import Publication, Published
-from tl_attribution.dictionaries.loading import load_dictionary, of_run
+from tl_attribution.dictionaries.run_folder import RUN, dictionary_of, is_run
 from tl_attribution.errors import FormatError, NotFoundError
 
-EVALUATION, RUN, CARD = "evaluation.json", "run.json", "README.md"
+EVALUATION, CARD = "evaluation.json", "README.md"
 
 
 def publish(
@@ -29,8 +29,8 @@ def publish(
     ``repo``, ``org/name``, in one commit: weights, settings, ``evaluation.json`` and a model card.
 
     ``revision`` is the branch; ``tag`` names the commit. A ``README.md`` in the folder is the card,
-    else one is made. Raises InputError for a name that is none, NotFoundError and FormatError for a
-    dictionary that is missing or damaged, HubError for what goes wrong at the Hub.
+    else one is written. Raises InputError for an invalid name, NotFoundError and FormatError for a
+    dictionary that is missing or damaged, HubError for failures of the Hub.
     """
     hub.check_repo(repo)
     publication = gather(path, license)
@@ -38,18 +38,21 @@ def publish(
 
 
 def gather(path: str | Path, license: str | None = None) -> Publication:
-    """What would be published. Opens every file, so that nothing damaged is."""
-    given = Path(path).expanduser()
-    if not given.is_dir():
-        raise NotFoundError(f"no dictionary at {given}; give its folder, or its training run's")
-    folder = of_run(given) if (given / RUN).is_file() else given
+    """Gather what is published. Every file is opened, so that nothing damaged is published."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise NotFoundError(f"no dictionary at {folder}; give its folder, or its training run's")
+    if is_run(folder):
+        folder = dictionary_of(folder)
     writing.finish(folder)
-    if not native.recognise(folder):
+    if not native.recognize(folder):
         raise FormatError(
-            f"{folder} holds no dictionary in our format, which is the one that is published; "
+            f"{folder} does not hold a dictionary in our format, the only one that is published; "
             "save one with tla.load_dictionary(…).save(folder)"
         )
-    load_dictionary(folder)
+    writing.read_consistently(
+        folder, lambda folder: readers.read(DICTIONARY_FORMATS[native.NAME], folder)
+    )
     config = {"model_name": None, **read_json(folder / native.CONFIG)}
     names = [native.CONFIG, *(f"layer_{i}.safetensors" for i in range(config["n_layers"]))]
     files = {name: folder / name for name in names}
@@ -68,9 +71,9 @@ def gather(path: str | Path, license: str | None = None) -> Publication:
 
 
 def _beside(folder: Path, name: str) -> Path | None:
-    """A file in the dictionary's folder, or in that of the run it belongs to."""
-    places = [folder, *([folder.parent] if (folder.parent / RUN).is_file() else [])]
-    return next((place / name for place in places if (place / name).is_file()), None)
+    """A file in the dictionary's folder, or in the folder of its training run."""
+    folders = [folder, folder.parent] if is_run(folder.parent) else [folder]
+    return next((file for parent in folders if (file := parent / name).is_file()), None)
 
 
 def _summary(evaluation: Path | None) -> dict[str, Any]:
@@ -78,5 +81,7 @@ def _summary(evaluation: Path | None) -> dict[str, Any]:
         return {}
     summary = read_json(evaluation).get("summary")
     if not isinstance(summary, dict):
-        raise FormatError(f"{evaluation} is no evaluation: tl-attribution evaluate … --json")
+        raise FormatError(
+            f"{evaluation} is not an evaluation; write one with tl-attribution evaluate … --json"
+        )
     return summary

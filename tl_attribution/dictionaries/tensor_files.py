@@ -1,6 +1,6 @@
-"""Tensors in safetensors and npz files: headers are read at once, numbers when they are asked for.
+"""Tensors in safetensors and npz files: headers are read at once, numbers when they are used.
 
-What is read is mapped, and the map goes with the tensor: a dictionary larger than the memory is
+Tensors are memory-mapped and unmapped with the tensor, so a dictionary larger than the memory is
 opened by its headers and read a piece at a time. Pickle is never read: npz files with objects in
 them are refused.
 """
@@ -30,15 +30,16 @@ _FLOATS = {
 }
 
 
-class Info(NamedTuple):
-    """Shape and type of a tensor on disk; ``dtype`` is None where it is no floating-point one."""
+class TensorInfo(NamedTuple):
+    """Shape and dtype of a tensor on disk; ``dtype`` is None if it is not a floating-point one."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype | None
 
 
-def infos(file: Path) -> dict[str, Info]:
-    """The tensors of a file. Raises FormatError if it is missing, truncated or corrupt."""
+def infos(file: Path) -> dict[str, TensorInfo]:
+    """Shapes and dtypes of a file's tensors by name. Raises FormatError if it is missing, truncated
+    or corrupt."""
     if not file.is_file():
         raise FormatError(f"{file} is missing: the dictionary is not complete")
     if file.suffix == ".npz":
@@ -47,7 +48,7 @@ def infos(file: Path) -> dict[str, Info]:
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             return {
-                name: Info(tuple(part.get_shape()), _FLOATS.get(part.get_dtype()))
+                name: TensorInfo(tuple(part.get_shape()), _FLOATS.get(part.get_dtype()))
                 for name, part in slices.items()
             }
     except SafetensorError as error:
@@ -55,8 +56,8 @@ def infos(file: Path) -> dict[str, Info]:
 
 
 def mapped(file: Path, name: str) -> Tensor:
-    """A tensor of a file, mapped: only what is used of it is read, and it is let go with the
-    tensor. Raises FormatError if it is not there (any more)."""
+    """Map a tensor of a file into memory: only what is used of it is read, and it is unmapped with
+    the tensor. Raises FormatError if it is missing."""
     try:
         if file.suffix == ".npz":
             return _npz_mapped(file, _npz_entries(file)[name])
@@ -69,9 +70,9 @@ def mapped(file: Path, name: str) -> Tensor:
 @dataclass(frozen=True)
 class _NpzEntry:
     offset: int | None
-    """Where the numbers start in the file; None where they are compressed."""
+    """Where the numbers start in the file; None if they are compressed."""
     name: str
-    info: Info
+    info: TensorInfo
     numpy_dtype: Any
     order: Literal["C", "F"]
 
@@ -80,34 +81,34 @@ def _npz_entries(file: Path) -> dict[str, _NpzEntry]:
     try:
         with zipfile.ZipFile(file) as archive, file.open("rb") as raw:
             return {
-                found.filename.removesuffix(".npy"): _npz_entry(archive, found, raw)
-                for found in archive.infolist()
+                member.filename.removesuffix(".npy"): _npz_entry(archive, member, raw)
+                for member in archive.infolist()
             }
     except (zipfile.BadZipFile, ValueError, struct.error, EOFError) as error:
         raise FormatError(f"{file} is truncated or corrupt: {error}") from error
 
 
-def _npz_entry(archive: zipfile.ZipFile, found: zipfile.ZipInfo, raw: Any) -> _NpzEntry:
+def _npz_entry(archive: zipfile.ZipFile, member: zipfile.ZipInfo, raw: Any) -> _NpzEntry:
     from numpy.lib import format as npy
 
-    with archive.open(found) as member:
-        version = npy.read_magic(member)
+    with archive.open(member) as opened:
+        version = npy.read_magic(opened)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = header(member)
-        header_bytes = member.tell()
+        shape, fortran, dtype = header(opened)
+        header_bytes = opened.tell()
     if dtype.hasobject:
         raise FormatError(
-            f"{archive.filename}: {found.filename} holds Python objects, which can run code when "
+            f"{archive.filename}: {member.filename} holds Python objects, which can run code when "
             "they are read, so it is not opened; save plain arrays with numpy.savez"
         )
     offset = None
-    if found.compress_type == zipfile.ZIP_STORED:
-        raw.seek(found.header_offset + 26)  # lengths of the local header's name and extra field
-        offset = found.header_offset + 30 + sum(struct.unpack("<HH", raw.read(4))) + header_bytes
+    if member.compress_type == zipfile.ZIP_STORED:
+        raw.seek(member.header_offset + 26)  # lengths of the local header's name and extra field
+        offset = member.header_offset + 30 + sum(struct.unpack("<HH", raw.read(4))) + header_bytes
     known = dtype.kind == "f" and dtype.isnative and dtype.itemsize <= 8
     float_type = getattr(torch, dtype.name) if known else None
-    name = found.filename.removesuffix(".npy")
-    return _NpzEntry(offset, name, Info(shape, float_type), dtype, "F" if fortran else "C")
+    name = member.filename.removesuffix(".npy")
+    return _NpzEntry(offset, name, TensorInfo(shape, float_type), dtype, "F" if fortran else "C")
 
 
 def _npz_mapped(file: Path, entry: _NpzEntry) -> Tensor:
@@ -124,19 +125,19 @@ def _npz_mapped(file: Path, entry: _NpzEntry) -> Tensor:
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:
     try:
-        found = file.stat()
+        stat = file.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 class TensorFile:
-    """One file of tensors, its headers read. What is asked for and is not there raises FormatError
-    that says what is."""
+    """A file of tensors, its headers read. Names that it lacks raise a FormatError that lists the
+    names it holds."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()  # read again later, wherever the program is by then
-        self.infos: Mapping[str, Info] = infos(self.path)
+        self.path = path.absolute()  # read again later, perhaps in another working directory
+        self.infos: Mapping[str, TensorInfo] = infos(self.path)
         self._stamp = _stamp(self.path)
 
     def __contains__(self, name: str) -> bool:
@@ -154,8 +155,8 @@ class TensorFile:
         return dtype
 
     def mapped(self, name: str) -> Tensor:
-        """A tensor, mapped (see :func:`mapped`). Raises FormatError if the file is another than was
-        opened."""
+        """A tensor, mapped (see :func:`mapped`). Raises FormatError if the file was changed since
+        it was opened."""
         self._check()
         tensor = mapped(self.path, name)
         self._check()  # it may have been replaced in between
@@ -171,17 +172,17 @@ class TensorFile:
         return self.mapped(name).clone()
 
     def optional(self, name: str) -> Tensor | None:
-        """The same, or None if the file does not hold it."""
+        """A small tensor as :meth:`read` reads it, or None if the file lacks it."""
         return self.read(name) if name in self else None
 
-    def _info(self, name: str) -> Info:
+    def _info(self, name: str) -> TensorInfo:
         if name not in self.infos:
             raise FormatError(f"{self.path}: lacks {name!r}; it holds {listed(self.infos)}")
         return self.infos[name]
 
 
 def listed(names: Any, limit: int = 8) -> str:
-    """Some names in a sentence."""
-    every = sorted(map(str, names))
-    rest = f" and {len(every) - limit} more" if len(every) > limit else ""
-    return ", ".join(every[:limit]) + rest if every else "nothing"
+    """Names for a sentence, at most ``limit`` of them."""
+    ordered = sorted(map(str, names))
+    rest = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return ", ".join(ordered[:limit]) + rest if ordered else "nothing"

@@ -1,24 +1,33 @@
-"""What cross-layer and per-layer transcoders share: trained encoders, biases, an activation."""
+"""Trained transcoders, the base of cross-layer and per-layer ones: encoders, biases, activation."""
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_attribution.dictionaries.activations import Activation, JumpReLU
+from tl_attribution.dictionaries.activations import Activation
 from tl_attribution.dictionaries.base import Dictionary, Encoded, FeatureReads
+from tl_attribution.dictionaries.formats import writers
+from tl_attribution.dictionaries.formats.writing import SaveFormat
 from tl_attribution.dictionaries.layers import Layer
 from tl_attribution.dictionaries.layers import LayerWeights as LayerWeights
-from tl_attribution.errors import FormatError, InputError, MismatchError, nearest
+from tl_attribution.dictionaries.weights import (
+    TranscoderKind,
+    TranscoderWeights,
+    check_layers,
+)
+from tl_attribution.errors import FormatError
 from tl_attribution.shapes import Stream
 
 
 class Transcoder(Dictionary):
-    """Trained features with one encoder vector each. Final kinds say where they write."""
+    """Trained features with one encoder vector each. Subclasses say where they write."""
+
+    kind: ClassVar[TranscoderKind]  # type: ignore[assignment]  # narrower, and never assigned to
 
     def __init__(
         self,
@@ -29,11 +38,7 @@ class Transcoder(Dictionary):
         feature_output_hook: str = "hook_mlp_out",
         model_name: str | None = None,
     ) -> None:
-        if not layers:
-            raise MismatchError("a dictionary needs the weights of at least one layer")
-        shapes = {w.shape for w in layers}
-        if len(shapes) > 1:
-            raise MismatchError(f"layers differ in their encoders' shapes: {sorted(shapes)}")
+        check_layers(self.kind, layers, activation)
         self.layers = tuple(layers)
         self.activation = activation
         self.n_layers = len(layers)
@@ -41,16 +46,18 @@ class Transcoder(Dictionary):
         self.feature_input_hook = feature_input_hook
         self.feature_output_hook = feature_output_hook
         self.model_name = model_name
-        self._check_decoders()
-        if isinstance(activation, JumpReLU):
-            expected = (self.n_layers, self.n_features)
-            found = tuple(activation.threshold.shape)
-            if found != expected:
-                raise MismatchError(f"JumpReLU thresholds are {found}, expected {expected}")
 
-    @abc.abstractmethod
-    def _check_decoders(self) -> None:
-        """Raise MismatchError if a layer's decoder does not fit this kind."""
+    @property
+    def weights(self) -> TranscoderWeights:
+        """The weights and what they are, as formats write them."""
+        return TranscoderWeights(
+            self.kind,
+            self.layers,
+            self.activation,
+            self.feature_input_hook,
+            self.feature_output_hook,
+            self.model_name,
+        )
 
     def encode_layer(self, layer: int, x: Stream) -> Encoded:
         """Activations and pre-activations of one layer. Raises FormatError if its encoder is not
@@ -109,26 +116,26 @@ class Transcoder(Dictionary):
         return skip
 
     def save(
-        self, path: str | Path, *, format: str = "tl-attribution", overwrite: bool = False
+        self,
+        path: str | Path,
+        *,
+        format: SaveFormat = "tl-attribution",
+        overwrite: bool = False,
     ) -> None:
-        """Write a folder, whole or not at all: ``tl-attribution`` (see formats/native.py),
-        ``circuit-tracer``, or ``sae-lens`` (transcoders a folder a layer, a CLT in one).
+        """Save to a folder, whole or not at all: ``tl-attribution`` (see formats/native.py),
+        ``circuit-tracer``, or ``sae-lens`` (one folder per layer for transcoders, a single one for
+        a CLT).
 
         The files of a dictionary that was saved there in this format are replaced. Every other file
         is kept, such as ``README.md`` and ``evaluation.json``, which then is the old dictionary's:
         evaluate again. ``overwrite`` writes into a folder that holds something else, where it
         replaces files of the same names and keeps all others.
 
-        Raises InputError for an unknown format, for what a format has no place for, and without
-        ``overwrite`` for a folder that holds anything but no dictionary saved in this format; with
-        it, for files that would then be read as a part of the dictionary.
+        Raises InputError for an unknown format and for weights that the format has no place for;
+        without ``overwrite`` for a folder that is neither empty nor a dictionary saved in this
+        format, and with it for files that would then be read as a part of the dictionary.
         """
-        from tl_attribution.dictionaries.formats import circuit_tracer, native, sae_lens
-
-        writers = {one.NAME: one.write for one in (native, circuit_tracer, sae_lens)}
-        if format not in writers:
-            raise InputError(f"no format {format!r} to save in: {nearest(format, writers)}")
-        writers[format](self, path, overwrite=overwrite)
+        writers.write(self.weights, path, format=format, overwrite=overwrite)
 
 
 def _raise_not_finite(layer: int, **tensors: Tensor) -> None:

@@ -1,1 +1,1 @@
-"""Dictionary formats, one reader a file, each recognised by the files it finds."""
+"""Dictionary formats, one module per format, each recognized by its files."""

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_attribution.dictionaries.activations import BatchTopK, JumpReLU, ReLU, TopK
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
+from tl_attribution.dictionaries.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
 from tl_attribution.dictionaries.formats import gemma_scope
 from tl_attribution.dictionaries.formats.common import (
     DictionaryFiles,
@@ -30,11 +29,10 @@ from tl_attribution.dictionaries.formats.common import (
     thresholds,
 )
 from tl_attribution.dictionaries.formats.writing import save_tensors, write_folder
-from tl_attribution.dictionaries.layers import Layer, StoredLayer
-from tl_attribution.dictionaries.per_layer import TranscoderSet
+from tl_attribution.dictionaries.layers import StoredLayer
 from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
-from tl_attribution.dictionaries.transcoder import Transcoder
+from tl_attribution.dictionaries.weights import TranscoderWeights
 from tl_attribution.errors import FormatError, InputError
 
 NAME = "circuit-tracer"
@@ -44,11 +42,11 @@ CONFIG = "config.yaml"
 CLT, SET = "cross_layer_transcoder", "transcoder_set"
 THRESHOLD = "activation_function.threshold"
 ACTIVATIONS = (None, "relu", "jumprelu", "topk")
-"""What a set's config says of its activation."""
+"""A set's ``activation`` in its config, lower-case and without ``_``."""
 
 
-def recognise(folder: Path) -> bool:
-    """Whether the folder holds a CLT or a set of transcoders as circuit-tracer has them."""
+def recognize(folder: Path) -> bool:
+    """Whether the folder holds a CLT or a set of transcoders of circuit-tracer."""
     config = peek(folder / CONFIG)
     if "model_kind" in config or "transcoders" in config:
         return True
@@ -58,37 +56,42 @@ def recognise(folder: Path) -> bool:
 
 
 def read(folder: Path) -> DictionaryFiles:
-    """Open a dictionary; without ``config.yaml`` its kind is seen from the files."""
+    """Open a dictionary; without ``config.yaml`` its kind follows from the file names."""
     config = read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     clt_files = list(folder.glob("W_enc_*.safetensors"))
     config.setdefault("model_kind", CLT if clt_files else SET)
     one_of(config, "model_kind", folder / CONFIG, (CLT, SET))
     named = _named(folder, config)
     if config["model_kind"] == SET:
-        found = _activated(_read_set(named or _numbered(folder, "layer")), config, folder)
+        files = _read_set(named or _numbered(folder, "layer"))
+        files = files._replace(activation=_activation(files.activation, config, folder))
     elif named:
-        found = gemma_scope.clt([TensorFile(path) for path in named])
+        files = gemma_scope.clt([TensorFile(path) for path in named])
     else:
-        found = _read_clt(folder)
-    hooks = [config.get(key) for key in ("feature_input_hook", "feature_output_hook")]
-    return found._replace(
-        feature_input_hook=hooks[0], feature_output_hook=hooks[1], model_name=_model(config)
+        files = _read_clt(folder)
+    return files._replace(
+        feature_input_hook=config.get("feature_input_hook"),
+        feature_output_hook=config.get("feature_output_hook"),
+        model_name=_model(config),
     )
 
 
-def _activated(found: DictionaryFiles, config: dict[str, Any], folder: Path) -> DictionaryFiles:
-    """The set with the activation that its config says; else the files' thresholds are it."""
-    given = config.get("activation")
-    said = given.lower().replace("_", "") if isinstance(given, str) else given
-    one_of({"activation": said}, "activation", folder / CONFIG, ACTIVATIONS)
-    if said == "relu":
-        return found._replace(activation=ReLU())
-    if said != "topk":
-        return found
+def _activation(
+    default: Activation | None, config: dict[str, Any], folder: Path
+) -> Activation | None:
+    """The activation of a set by its config; None for a TopK of unknown k. A set whose config has
+    none has the one of its files' thresholds, ``default``."""
+    name = config.get("activation")
+    name = name.lower().replace("_", "") if isinstance(name, str) else name
+    one_of({"activation": name}, "activation", folder / CONFIG, ACTIVATIONS)
+    if name == "relu":
+        return ReLU()
+    if name != "topk":
+        return default
     k = config.get("k")
     if k is not None and (type(k) is not int or k < 1):
-        raise FormatError(f"{folder / CONFIG}: k={k!r} is no number of features")
-    return found._replace(activation=None if k is None else TopK(k, signed=True))
+        raise FormatError(f"{folder / CONFIG}: expected a number of features as k, got k={k!r}")
+    return None if k is None else TopK(k, signed=True)
 
 
 def _model(config: dict[str, Any]) -> str | None:
@@ -97,7 +100,7 @@ def _model(config: dict[str, Any]) -> str | None:
 
 
 def _named(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """Files that the config lists, one a layer: as names, or as older versions had it."""
+    """Files that the config lists, one per layer: as names, or as older versions list them."""
     entries = config.get("transcoders") or []
     if not isinstance(entries, list):
         raise FormatError(
@@ -116,7 +119,7 @@ def _numbered(folder: Path, prefix: str) -> list[Path]:
 
 
 def _read_clt(folder: Path) -> DictionaryFiles:
-    layers, found = [], []
+    layers, layer_thresholds = [], []
     n = len(_numbered(folder, "W_enc"))
     for i, path in enumerate(_numbered(folder, "W_enc")):
         file, decoder = TensorFile(path), TensorFile(folder / f"W_dec_{i}.safetensors")
@@ -131,14 +134,16 @@ def _read_clt(folder: Path) -> DictionaryFiles:
         layers.append(
             StoredLayer(StoredMatrix(file, f"W_enc_{i}"), bias, tuple(decoders), decoder_bias)
         )
-        found.append(file.optional(f"threshold_{i}"))
-    return DictionaryFiles(CrossLayerTranscoder, layers, thresholds(found, rectified=False))
+        layer_thresholds.append(file.optional(f"threshold_{i}"))
+    return DictionaryFiles(
+        "cross-layer transcoder", layers, thresholds(layer_thresholds, rectified=False)
+    )
 
 
 def _read_set(paths: list[Path]) -> DictionaryFiles:
     read = [_transcoder(TensorFile(path)) for path in paths]
     layers = [layer for layer, _ in read]
-    return DictionaryFiles(TranscoderSet, layers, thresholds([t for _, t in read], rectified=False))
+    return DictionaryFiles("transcoders", layers, thresholds([t for _, t in read], rectified=False))
 
 
 def _transcoder(file: TensorFile) -> tuple[StoredLayer, Tensor | None]:
@@ -146,89 +151,88 @@ def _transcoder(file: TensorFile) -> tuple[StoredLayer, Tensor | None]:
         return gemma_scope.transcoder(file)
     features, width = (*file.shape("W_enc"), 0, 0)[:2]
     # Releases before 0.2 kept the decoder as [d_model, feature].
-    turned = file.shape("W_dec") == (width, features) != (features, width)
+    transposed = file.shape("W_dec") == (width, features) != (features, width)
     layer = StoredLayer(
         StoredMatrix(file, "W_enc"),
         file.read("b_enc"),
-        (StoredMatrix(file, "W_dec", transposed=turned),),
+        (StoredMatrix(file, "W_dec", transposed=transposed),),
         file.read("b_dec"),
         StoredMatrix(file, "W_skip") if "W_skip" in file else None,
     )
     return layer, file.optional(THRESHOLD)
 
 
-def write(dictionary: Transcoder, path: str | Path, *, overwrite: bool = False) -> None:
+def write(weights: TranscoderWeights, path: str | Path, *, overwrite: bool = False) -> None:
     """Write what circuit-tracer opens, whole or not at all; a window is filled up with zeros.
 
     Raises InputError for what the format has no place for: TopK, a CLT's skip, offsets.
     """
-    is_clt = isinstance(dictionary, CrossLayerTranscoder)
-    check_writable(dictionary, NAME, skip=not is_clt)
-    write_folder(
-        path, NAME, lambda folder: _write_files(dictionary, folder, is_clt), overwrite=overwrite
-    )
+    check_writable(weights, NAME, skip=weights.kind == "transcoders")
+    write_folder(path, NAME, lambda folder: _write_files(weights, folder), overwrite=overwrite)
 
 
-def check_writable(dictionary: Transcoder, name: str, *, skip: bool) -> None:
-    """Raise InputError for what a format of others has no place for."""
-    layers = dictionary.layers
+def check_writable(weights: TranscoderWeights, name: str, *, skip: bool) -> None:
+    """Raise InputError for what a format of others has no place for; ``skip``: it has a place for
+    linear skips."""
+    layers = weights.layers
     lacks = {
-        "TopK, which ranks features against each other": isinstance(dictionary.activation, TopK),
-        "a linear skip": not skip and any(one.W_skip is not None for one in layers),
-        "offsets of activations": any(one.offset is not None for one in layers),
+        "TopK, which ranks features against each other": isinstance(weights.activation, TopK),
+        "a linear skip": not skip and any(layer.W_skip is not None for layer in layers),
+        "offsets of activations": any(layer.offset is not None for layer in layers),
     }
-    if wrong := [what for what, is_so in lacks.items() if is_so]:
+    if unfit := [part for part, is_there in lacks.items() if is_there]:
         raise InputError(
-            f"{name} has no place for {' and '.join(wrong)}; save without format= to keep it"
+            f"{name} has no place for {' and '.join(unfit)}; save without format= to keep it"
         )
 
 
-def threshold_of(dictionary: Transcoder, layer: int) -> Tensor | None:
+def threshold_of(weights: TranscoderWeights, layer: int) -> Tensor | None:
     """A layer's JumpReLU thresholds, or None for ReLU."""
-    match dictionary.activation:
+    match weights.activation:
         case JumpReLU(threshold):
             return threshold[layer]
         case BatchTopK(_, threshold):
-            return torch.full((dictionary.n_features,), max(threshold, 0.0))
+            return torch.full((weights.n_features,), max(threshold, 0.0))
     return None
 
 
-def _write_files(dictionary: Transcoder, folder: Path, is_clt: bool) -> None:
+def _write_files(weights: TranscoderWeights, folder: Path) -> None:
     import yaml
 
-    for i, weights in enumerate(dictionary.layers):
-        if is_clt:
-            _write_clt_layer(folder, i, weights, dictionary)
-        else:
-            _write_transcoder(folder / f"layer_{i}.safetensors", weights, dictionary, i)
-    name = dictionary.model_name
+    is_clt = weights.kind == "cross-layer transcoder"
+    write_layer = _write_clt_layer if is_clt else _write_transcoder
+    for i in range(weights.n_layers):
+        write_layer(folder, weights, i)
+    name = weights.model_name
     config = {
         "model_name": name,
         "model_kind": CLT if is_clt else SET,
-        "feature_input_hook": dictionary.feature_input_hook,
-        "feature_output_hook": dictionary.feature_output_hook,
+        "feature_input_hook": weights.feature_input_hook,
+        "feature_output_hook": weights.feature_output_hook,
         "scan": name or "tl-attribution",
     }
     (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
 
 
-def _write_clt_layer(folder: Path, i: int, weights: Layer, dictionary: Transcoder) -> None:
+def _write_clt_layer(folder: Path, weights: TranscoderWeights, i: int) -> None:
+    layer = weights.layers[i]
     encoder = {
-        f"W_enc_{i}": weights.W_enc,
-        f"b_enc_{i}": weights.b_enc,
-        f"b_dec_{i}": weights.b_dec,
-        f"threshold_{i}": threshold_of(dictionary, i),
+        f"W_enc_{i}": layer.W_enc,
+        f"b_enc_{i}": layer.b_enc,
+        f"b_dec_{i}": layer.b_dec,
+        f"threshold_{i}": threshold_of(weights, i),
     }
     save_tensors(encoder, folder / f"W_enc_{i}.safetensors", NAME)
-    decoder = weights.W_dec
-    beyond = dictionary.n_layers - i - weights.n_written
-    if beyond:
-        zeros = decoder.new_zeros(len(decoder), beyond, dictionary.d_model)
+    decoder = layer.W_dec
+    beyond_window = weights.n_layers - i - layer.n_written
+    if beyond_window:
+        zeros = decoder.new_zeros(len(decoder), beyond_window, weights.d_model)
         decoder = torch.cat([decoder, zeros], 1)
     save_tensors({f"W_dec_{i}": decoder}, folder / f"W_dec_{i}.safetensors", NAME)
 
 
-def _write_transcoder(file: Path, weights: Layer, dictionary: Transcoder, i: int) -> None:
-    parts = {name: getattr(weights, name) for name in ("W_enc", "b_enc", "b_dec", "W_skip")}
-    parts |= {"W_dec": weights.W_dec[:, 0], THRESHOLD: threshold_of(dictionary, i)}
-    save_tensors(parts, file, NAME)
+def _write_transcoder(folder: Path, weights: TranscoderWeights, i: int) -> None:
+    layer = weights.layers[i]
+    tensors = {name: getattr(layer, name) for name in ("W_enc", "b_enc", "b_dec", "W_skip")}
+    tensors |= {"W_dec": layer.W_dec[:, 0], THRESHOLD: threshold_of(weights, i)}
+    save_tensors(tensors, folder / f"layer_{i}.safetensors", NAME)

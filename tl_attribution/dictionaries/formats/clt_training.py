@@ -1,8 +1,8 @@
-"""EleutherAI's clt-training (and sparsify's transcoders): a folder a layer, ``cfg.json`` and
-``sae.safetensors``.
+"""EleutherAI's clt-training (and sparsify's transcoders): one folder per layer with ``cfg.json``
+and ``sae.safetensors``.
 
-A coder reads at its own layer, and its ``W_decs.k`` [feature, d_model] writes k layers above, each
-with its own bias: a layer's bias is the sum of those of all coders that write to it. With
+A coder reads at its layer, and its ``W_decs.k`` [feature, d_model] writes k layers above, each
+with a separate bias: a layer's bias is the sum of those of all coders that write to it. With
 ``normalize_io`` a coder reads x · sqrt(d) / ``in_norm``, and what is written at its layer, by
 itself and by others, is multiplied by ``out_norm`` / sqrt(d). ``post_encs.k`` is added to active
 features before ``W_decs.k``, then ``post_enc_scales.k`` multiplies. Source: clt-training cf9821f,
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from tl_attribution.dictionaries.activations import TopK
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
     DictionaryFiles,
     below,
@@ -32,7 +31,6 @@ from tl_attribution.dictionaries.formats.common import (
     same,
 )
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.per_layer import TranscoderSet
 from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.errors import FormatError
@@ -51,7 +49,7 @@ DEFAULTS: dict[str, Any] = {
     "secondary_target_tied": False,
 }
 EXPECTED = {
-    "activation": ("topk",),  # batchtopk files hold no threshold, groupmax is no TopK
+    "activation": ("topk",),  # batchtopk files hold no threshold, groupmax is not a TopK
     "transcode": (True,),
     "coalesce_topk": ("none",),
     "secondary_target_tied": (False,),
@@ -65,8 +63,8 @@ class _Coder(NamedTuple):
 
     def name(self, part: str, k: int) -> str:
         """A part's name for the target k layers above; coders with one target have no lists."""
-        many = f"{part}s.{k}"
-        return many if many in self.file else part
+        in_list = f"{part}s.{k}"
+        return in_list if in_list in self.file else part
 
     def norm(self, end: str) -> float:
         """``in_norm`` / sqrt(d) or ``out_norm`` / sqrt(d)."""
@@ -79,23 +77,24 @@ def _folders(folder: Path) -> list[Path]:
     return [f.parent for f in below(folder, WEIGHTS) if "d_in" in peek(f.parent / CONFIG)]
 
 
-def recognise(folder: Path) -> bool:
-    """Whether the folder, or folders in it, are sparse coders."""
+def recognize(folder: Path) -> bool:
+    """Whether the folder, or folders in it, hold sparse coders."""
     return bool(_folders(folder))
 
 
 def read(folder: Path) -> DictionaryFiles:
     """Open a CLT, or a set of transcoders where each has one target."""
-    numbered = [(_number(one), one) for one in _folders(folder)]
+    numbered = [(_number(coder_folder), coder_folder) for coder_folder in _folders(folder)]
     ordered = by_layer(numbered, folder, "coder")
-    coders = [_coder(one) for one in ordered]
-    crossing = any(coder.targets > 1 for coder in coders)
+    coders = [_coder(coder_folder) for coder_folder in ordered]
+    cross_layer = any(coder.targets > 1 for coder in coders)
     layers = [_layer(coders, i) for i in range(len(coders))]
     k = same((coder.config["k"] for coder in coders), "k", folder)
     run = peek(folder / "config.json")
-    at_mlp = all(one.name.endswith(".mlp") for one in ordered) and not run.get("hookpoints_in")
+    mlp_names = all(coder_folder.name.endswith(".mlp") for coder_folder in ordered)
+    at_mlp = mlp_names and not run.get("hookpoints_in")
     return DictionaryFiles(
-        CrossLayerTranscoder if crossing else TranscoderSet,
+        "cross-layer transcoder" if cross_layer else "transcoders",
         layers,
         TopK(k),
         "mlp.hook_in" if at_mlp else None,
@@ -107,7 +106,7 @@ def read(folder: Path) -> DictionaryFiles:
 def _number(folder: Path) -> int:
     layer = number_in(folder.name, r"(\d+)")
     if layer is None:
-        raise FormatError(f"{folder}: its name does not say a layer, expected one as layers.3.mlp")
+        raise FormatError(f"{folder}: expected a folder name with the layer, such as layers.3.mlp")
     return layer
 
 
@@ -126,7 +125,7 @@ def _layer(coders: list[_Coder], i: int) -> StoredLayer:
     file, targets = coder.file, coder.targets
     if i + targets > len(coders):
         raise FormatError(
-            f"{file.path}: writes {targets} layers up, beyond the {len(coders)} that there are"
+            f"{file.path}: writes {targets} layers up, beyond the {len(coders)} of the folder"
         )
     gain = 1 / coder.norm("in")
     features = file.shape("encoder.weight")[0]
@@ -145,10 +144,10 @@ def _layer(coders: list[_Coder], i: int) -> StoredLayer:
     )
 
 
-def _scale(features: int, gain: float, each: Tensor | None = None) -> Tensor | None:
+def _scale(features: int, gain: float, per_feature: Tensor | None = None) -> Tensor | None:
     if gain == 1.0:
-        return each
-    return torch.full((features,), gain) if each is None else each * gain
+        return per_feature
+    return torch.full((features,), gain) if per_feature is None else per_feature * gain
 
 
 def _feature_scale(coder: _Coder, k: int) -> Tensor | None:
@@ -156,7 +155,7 @@ def _feature_scale(coder: _Coder, k: int) -> Tensor | None:
 
 
 def _written(coders: list[_Coder], i: int, k: int) -> float:
-    """What multiplies everything that coder i writes k layers above its own."""
+    """The factor of everything that coder i writes k layers above its layer."""
     target = coders[i + k]
     others = sum(s + coders[s].targets > i + k for s in range(i + k))
     divided = target.config["divide_cross_layer"] and k > 0
@@ -174,18 +173,19 @@ def _bias(coders: list[_Coder], target: int) -> Tensor:
     ).sum(0)
 
 
-def _offset(found: list[Tensor | None]) -> Tensor | None:
-    if all(one is None or not one.any() for one in found):
+def _offset(offsets: list[Tensor | None]) -> Tensor | None:
+    """Offsets [feature, written], zero for targets without one; None if there are none."""
+    if all(offset is None or not offset.any() for offset in offsets):
         return None
-    some = next(one for one in found if one is not None)
-    return torch.stack([torch.zeros_like(some) if one is None else one for one in found], 1)
+    zeros = torch.zeros_like(next(offset for offset in offsets if offset is not None))
+    return torch.stack([zeros if offset is None else offset for offset in offsets], 1)
 
 
 def _skip(coder: _Coder, gain: float) -> StoredMatrix | None:
-    """The skip to the coder's own layer, of x as it is. One to layers above is refused."""
+    """The skip of the unscaled x to the coder's layer. A skip to layers above is refused."""
     file, name = coder.file, coder.name("W_skip", 0)
     above = [f"W_skips.{k}" for k in range(1, coder.targets) if f"W_skips.{k}" in file]
-    if crossing := [one for one in above if file.read(one).any()]:
+    if crossing := [skip for skip in above if file.read(skip).any()]:
         raise FormatError(
             f"{file.path}: {', '.join(crossing)} skip to layers above their own, which this "
             "package cannot trace; train without skip_connection or without cross_layer"

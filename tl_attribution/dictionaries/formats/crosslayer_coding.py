@@ -1,8 +1,8 @@
 """curt-tigges/crosslayer-coding: ``cfg.json``, one safetensors file, perhaps ``norm_stats.json``.
 
-``decoders.s->t`` [d_model, feature], each with a bias of its own; tied variants have one decoder a
-source (``per_source``) or a target (``per_target``), with offsets and scales by target. The model
-works on activations normalised as the config says (``mean_std``: (x − mean) / (std + 1e-6);
+``decoders.s->t`` [d_model, feature], each with a separate bias; tied variants have one decoder per
+source (``per_source``) or target (``per_target``), with offsets and scales by target. The model
+works on activations normalized as the config says (``mean_std``: (x − mean) / (std + 1e-6);
 ``sqrt_d_model``: x · sqrt(d)); here that is folded into the weights. JumpReLU keeps what is at
 least exp(``log_threshold``). TopK and BatchTopK rank all layers of a batch at once: such files are
 converted by their own script first. Source: crosslayer-coding 9499108, ``clt/models/``.
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from tl_attribution.dictionaries.activations import Activation, JumpReLU, ReLU
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
     DictionaryFiles,
     block_hook,
@@ -38,7 +37,7 @@ NEEDS = "cfg.json with num_features and num_layers, and one safetensors file (no
 CONFIG, STATS = "cfg.json", "norm_stats.json"
 FIRST = ("model.safetensors", "clt.safetensors", "clt_checkpoint_latest.safetensors")
 ENCODER, DECODER = "encoder_module.encoders", "decoder_module"
-NORMALISATIONS = {
+NORMALIZATIONS = {
     None: "none",
     "none": "none",
     "mean_std": "mean_std",
@@ -66,36 +65,36 @@ class _Model(NamedTuple):
 
     def decoder(self, source: int, target: int) -> str:
         """Name of the linear map from a source's features to a target's output."""
-        which = {"none": f"{source}->{target}", "per_source": source, "per_target": target}
-        return f"{DECODER}.decoders.{which[self.config['decoder_tying']]}"
+        names = {"none": f"{source}->{target}", "per_source": source, "per_target": target}
+        return f"{DECODER}.decoders.{names[self.config['decoder_tying']]}"
 
 
-def recognise(folder: Path) -> bool:
-    """Whether the config is one of this package's."""
+def recognize(folder: Path) -> bool:
+    """Whether the config is one of crosslayer-coding."""
     return {"num_features", "num_layers", "d_model"} <= peek(folder / CONFIG).keys()
 
 
 def read(folder: Path) -> DictionaryFiles:
     """Open a CLT. With ``mean_std`` the encoders are read once, to fold the mean into biases."""
-    where = folder / CONFIG
+    config_file = folder / CONFIG
     config: dict[str, Any] = {"decoder_tying": "none", "activation_fn": "jumprelu"}
-    config |= read_json(where)
-    need(config, where, num_features=int, num_layers=int, d_model=int)
-    one_of(config, "decoder_tying", where, ("none", "per_source", "per_target"))
+    config |= read_json(config_file)
+    need(config, config_file, num_features=int, num_layers=int, d_model=int)
+    one_of(config, "decoder_tying", config_file, ("none", "per_source", "per_target"))
     if config["activation_fn"] in ("topk", "batchtopk"):
         raise FormatError(
-            f"{where}: {config['activation_fn']} ranks a whole batch, so that activations of one "
-            "prompt are not defined; convert it with crosslayer-coding's "
+            f"{config_file}: {config['activation_fn']} ranks a whole batch, so that activations "
+            "of one prompt are not defined; convert it with crosslayer-coding's "
             "scripts/convert_batchtopk_to_jumprelu.py"
         )
-    one_of(config, "activation_fn", where, ("relu", "jumprelu"))
+    one_of(config, "activation_fn", config_file, ("relu", "jumprelu"))
     file = TensorFile(_weights(folder))
     check_width(file, f"{ENCODER}.{config['num_layers'] - 1}.weight", 1, config["d_model"])
     model = _Model(file, config, _norms(folder, config))
     layers = [_layer(model, i) for i in range(config["num_layers"])]
     hooks = [block_hook(config.get(f"tl_{end}_template"))[1] for end in ("input", "output")]
     return DictionaryFiles(
-        CrossLayerTranscoder,
+        "cross-layer transcoder",
         layers,
         _activation(model),
         hooks[0],
@@ -105,48 +104,48 @@ def read(folder: Path) -> DictionaryFiles:
 
 
 def _weights(folder: Path) -> Path:
-    found = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors"))
     for name in FIRST:
-        if folder / name in found:
+        if folder / name in files:
             return folder / name
-    if len(found) != 1:
+    if len(files) != 1:
         raise FormatError(
             f"{folder}: expected one of {', '.join(FIRST)} or a single safetensors file, found "
-            f"{listed(p.name for p in found)}"
+            f"{listed(file.name for file in files)}"
         )
-    return found[0]
+    return files[0]
 
 
 def _norms(folder: Path, config: dict[str, Any]) -> list[_Norm]:
-    said = "sqrt_d_model" if config.get("sqrt_d_model_normalize") else "none"
-    said = config.get("normalization_method", said)
-    if said not in NORMALISATIONS:
-        one_of({"normalization_method": said}, "normalization_method", folder / CONFIG, ["none"])
+    default = "sqrt_d_model" if config.get("sqrt_d_model_normalize") else "none"
+    method = config.get("normalization_method", default)
+    if method not in NORMALIZATIONS:
+        one_of({"normalization_method": method}, "normalization_method", folder / CONFIG, ["none"])
     width, layers = config["d_model"], range(config["num_layers"])
     zeros, ones = torch.zeros(width), torch.ones(width)
-    if NORMALISATIONS[said] == "none":
+    if NORMALIZATIONS[method] == "none":
         return [_Norm(zeros, ones, zeros, ones) for _ in layers]
-    if NORMALISATIONS[said] == "sqrt_d_model":
+    if NORMALIZATIONS[method] == "sqrt_d_model":
         return [_Norm(zeros, ones / width**0.5, zeros, ones / width**0.5) for _ in layers]
     if not (folder / STATS).is_file():
         raise FormatError(
-            f"{folder}: {CONFIG} says normalization_method={said!r}, which needs {STATS}; it lies "
-            "in the folder of the activations that the CLT was trained on: copy it here"
+            f"{folder}: {CONFIG} says normalization_method={method!r}, which needs {STATS}; it "
+            "is in the folder of the activations that the CLT was trained on: copy it here"
         )
     stats = read_json(folder / STATS)
     return [_norm(stats, layer, width, folder / STATS) for layer in layers]
 
 
-def _norm(stats: dict[str, Any], layer: int, width: int, where: Path) -> _Norm:
+def _norm(stats: dict[str, Any], layer: int, width: int, file: Path) -> _Norm:
     try:
         parts = [stats[str(layer)][a][b] for a in ("inputs", "targets") for b in ("mean", "std")]
         mean, std, out_mean, out_std = torch.tensor(parts, dtype=torch.float32).unbind()
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(
-            f"{where}: layer {layer} lacks mean and std of inputs and targets ({error!r})"
+            f"{file}: layer {layer} lacks mean and std of inputs and targets ({error!r})"
         ) from error
     if len(mean) != width:
-        raise FormatError(f"{where}: layer {layer} has {len(mean)} numbers, expected {width}")
+        raise FormatError(f"{file}: layer {layer} has {len(mean)} numbers, expected {width}")
     return _Norm(mean, std + 1e-6, out_mean, out_std + 1e-6)
 
 
@@ -183,20 +182,20 @@ def _bias(model: _Model, target: int, skip: StoredMatrix | None) -> Tensor:
 
 
 def _skip(model: _Model, i: int) -> StoredMatrix | None:
-    """The skip of a layer's own input, of x as it is. One to layers above is refused."""
+    """The skip of the unscaled x to its layer. A skip to layers above is refused."""
     file, norm = model.file, model.norms[i]
     names = [name for name in file.infos if name.startswith(f"{DECODER}.skip_weights.")]
     crossing = [name for name in names if "->" in name and len(set(_ends(name))) > 1]
-    if wrong := [name for name in crossing if file.read(name).any()]:
+    if nonzero := [name for name in crossing if file.read(name).any()]:
         raise FormatError(
-            f"{file.path}: {listed(wrong)} skip to layers above their own, which this package "
+            f"{file.path}: {listed(nonzero)} skip to layers above their own, which this package "
             "cannot trace; train with tied decoders or without skip_connection"
         )
-    own = [f"{DECODER}.skip_weights.{end}" for end in (f"{i}->{i}", str(i))]
-    found = [name for name in own if name in file]
-    if not found:
+    candidates = [f"{DECODER}.skip_weights.{end}" for end in (f"{i}->{i}", str(i))]
+    skips = [name for name in candidates if name in file]
+    if not skips:
         return None
-    return StoredMatrix(file, found[0], row_scale=norm.out_std, column_scale=1 / norm.in_std)
+    return StoredMatrix(file, skips[0], row_scale=norm.out_std, column_scale=1 / norm.in_std)
 
 
 def _ends(name: str) -> list[str]:

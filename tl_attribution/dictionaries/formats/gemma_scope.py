@@ -1,8 +1,8 @@
 """Gemma Scope: transcoders of Gemma 2 (npz) and Gemma 3 (safetensors), and Gemma 3's CLTs.
 
-One file a layer, in folders whose names say ``layer_N``. Encoders are [d_model, feature], decoders
+One file per layer, in folders named ``layer_N``. Encoders are [d_model, feature], decoders
 [feature, d_model], a CLT's [feature, layer, d_model] with nothing below its own layer; JumpReLU,
-never active below zero; ``affine_skip_connection`` is [in, out]. Gemma 2's read the normalised
+never active below zero; ``affine_skip_connection`` is [in, out]. Gemma 2's read the normalized
 stream before the norm's weight; Gemma 3's read after it, as their config.json says. Sources: the
 tutorials of the two releases; circuit-tracer 0.5.0 (whose reader of CLTs leaves out the last
 layer); sae-lens 6.54 (``pretrained_sae_loaders.py``).
@@ -15,7 +15,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
     DictionaryFiles,
     below,
@@ -26,21 +25,20 @@ from tl_attribution.dictionaries.formats.common import (
     thresholds,
 )
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.per_layer import TranscoderSet
 from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
 from tl_attribution.errors import FormatError
 
 NAME = "Gemma Scope"
 NEEDS = (
-    "one params.npz, params.safetensors or params_layer_N.safetensors a layer, in folders layer_N"
+    "one params.npz, params.safetensors or params_layer_N.safetensors per layer, in folders layer_N"
 )
 
 HOOKS = {
     "pre_feedforward_layernorm.output": "mlp.hook_in",
     "post_feedforward_layernorm.output": "hook_mlp_out",
 }
-"""Places in Hugging Face's Gemma, by our names for them."""
+"""Hook names of places in Hugging Face's Gemma."""
 
 
 def _files(folder: Path) -> list[Path]:
@@ -51,25 +49,24 @@ def _layer_of(path: Path, folder: Path) -> int | None:
     return number_in(str(path.relative_to(folder.parent)), r"layer_(\d+)(?!.*layer_\d)")
 
 
-def recognise(folder: Path) -> bool:
-    """Whether files named ``params`` lie here, in folders or with names that say a layer."""
+def recognize(folder: Path) -> bool:
+    """Whether the folder holds files named ``params`` that have a layer in their path."""
     return any(_layer_of(path, folder) is not None for path in _files(folder))
 
 
 def read(folder: Path) -> DictionaryFiles:
-    """Open a CLT or a set of transcoders; of several in the folder, none (InputError)."""
+    """Open a CLT or a set of transcoders. Raises InputError for several in the folder."""
     numbered = [(n, f) for f in _files(folder) if (n := _layer_of(f, folder)) is not None]
     paths = by_layer(numbered, folder, "params file")
     files = [TensorFile(path) for path in paths]
     if files[0].path.suffix == ".npz":
-        found = _set(files)
-        return found._replace(
+        return _set(files)._replace(
             feature_input_hook="ln2.hook_normalized", feature_output_hook="hook_mlp_out"
         )
-    found = clt(files) if len(files[0].shape("w_dec")) == 3 else _set(files)
+    contents = clt(files) if len(files[0].shape("w_dec")) == 3 else _set(files)
     configs = [peek(path.parent / "config.json") for path in paths]
     model = same((c.get("model_name") for c in configs), "model", folder)
-    return found._replace(
+    return contents._replace(
         feature_input_hook=_hook(configs, "in", folder),
         feature_output_hook=_hook(configs, "out", folder),
         model_name=_model(model) if isinstance(model, str) else None,
@@ -83,11 +80,11 @@ def _model(name: str) -> str:
 
 
 def _hook(configs: list[dict], end: str, folder: Path) -> str:
-    """Our name for the place that the configs say, or the release's own where they say none."""
-    said = [str(c.get(f"hf_hook_point_{end}") or "") for c in configs]
-    places = same((re.sub(r"^.*layers\.\d+\.", "", one) for one in said), f"hook {end}", folder)
+    """The hook of the place in the configs, or the release's default if they have none."""
+    names = [str(c.get(f"hf_hook_point_{end}") or "") for c in configs]
+    places = (re.sub(r"^.*layers\.\d+\.", "", name) for name in names)
     default = "pre" if end == "in" else "post"
-    place = places or f"{default}_feedforward_layernorm.output"
+    place = same(places, f"hook {end}", folder) or f"{default}_feedforward_layernorm.output"
     if place not in HOOKS:
         raise FormatError(f"{folder}: reads or writes at {place!r}; expected {', '.join(HOOKS)}")
     return HOOKS[place]
@@ -113,12 +110,12 @@ def _layer(file: TensorFile, encoder: str, decoders: tuple[StoredMatrix, ...]) -
 def _set(files: list[TensorFile]) -> DictionaryFiles:
     read = [transcoder(file) for file in files]
     return DictionaryFiles(
-        TranscoderSet, [one for one, _ in read], thresholds([t for _, t in read])
+        "transcoders", [layer for layer, _ in read], thresholds([t for _, t in read])
     )
 
 
 def clt(files: list[TensorFile]) -> DictionaryFiles:
-    """A CLT of Gemma Scope 2, one file a layer, in order."""
+    """A CLT of Gemma Scope 2: one file per layer, in order."""
     layers = []
     for i, file in enumerate(files):
         shape = file.shape("w_dec")
@@ -130,5 +127,5 @@ def clt(files: list[TensorFile]) -> DictionaryFiles:
         parts = [StoredMatrix(file, "w_dec", (slice(None), t)) for t in range(i, len(files))]
         layers.append(_layer(file, "w_enc", tuple(parts)))
     return DictionaryFiles(
-        CrossLayerTranscoder, layers, thresholds([f.read("threshold") for f in files])
+        "cross-layer transcoder", layers, thresholds([f.read("threshold") for f in files])
     )

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from tl_attribution.dictionaries.activations import Activation, JumpReLU, ReLU, TopK
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import (
     DictionaryFiles,
     block_hook,
@@ -41,25 +40,25 @@ THRESHOLD = "activation_function.log_jumprelu_threshold"
 NORM = "dataset_average_activation_norm"
 
 
-def recognise(folder: Path) -> bool:
-    """Whether the config is one of this package's."""
+def recognize(folder: Path) -> bool:
+    """Whether the config is one of Llamascopium."""
     return "sae_type" in peek(folder / CONFIG)
 
 
 def read(folder: Path) -> DictionaryFiles:
     """Open a CLT."""
-    where = folder / CONFIG
-    config = read_json(where)
-    one_of(config, "sae_type", where, ["clt"])
-    need(config, where, d_model=int, hook_points_in=list, hook_points_out=list)
+    config_file = folder / CONFIG
+    config = read_json(config_file)
+    one_of(config, "sae_type", config_file, ["clt"])
+    need(config, config_file, d_model=int, hook_points_in=list, hook_points_out=list)
     act = str(config.get("act_fn")).lower()
     if act in ("batchtopk", "layertopk", "batchlayertopk"):
         raise FormatError(
-            f"{where}: {act} ranks features over layers or a batch, so that a layer's activations "
-            "are not defined by what it reads; train with topk or jumprelu"
+            f"{config_file}: {act} ranks features over layers or a batch, so that a layer's "
+            "activations are not defined by what it reads; train with topk or jumprelu"
         )
-    one_of({"act_fn": act}, "act_fn", where, ("relu", "jumprelu", "topk"))
-    one_of(config, "norm_activation", where, ("inference", "dataset-wise"))
+    one_of({"act_fn": act}, "act_fn", config_file, ("relu", "jumprelu", "topk"))
+    one_of(config, "norm_activation", config_file, ("inference", "dataset-wise"))
     file = TensorFile(folder / WEIGHTS)
     n = len(config["hook_points_in"])
     if file.shape("W_E")[0] != n or len(config["hook_points_out"]) != n:
@@ -69,19 +68,22 @@ def read(folder: Path) -> DictionaryFiles:
         )
     check_width(file, "W_E", 1, config["d_model"])
     layers = [_layer(file, config, i, n) for i in range(n)]
-    hooks = [_hook(config[f"hook_points_{end}"], where) for end in ("in", "out")]
-    return DictionaryFiles(CrossLayerTranscoder, layers, _activation(file, config, act, n), *hooks)
+    hooks = [_hook(config[f"hook_points_{end}"], config_file) for end in ("in", "out")]
+    return DictionaryFiles(
+        "cross-layer transcoder", layers, _activation(file, config, act, n), *hooks
+    )
 
 
-def _hook(names: list[Any], where: Path) -> str | None:
-    read = [block_hook(name) for name in names]
-    if [layer for layer, _ in read] != list(range(len(read))):
+def _hook(names: list[Any], config_file: Path) -> str | None:
+    """The hook that the layers share; None unless there is one name per layer, in order."""
+    hooks = [block_hook(name) for name in names]
+    if [layer for layer, _ in hooks] != list(range(len(hooks))):
         return None
-    return same((hook for _, hook in read), "hooks", where)
+    return same((hook for _, hook in hooks), "hooks", config_file)
 
 
 def _factor(file: TensorFile, config: dict[str, Any], end: str, layer: int) -> float:
-    """What activations at a hook are multiplied by."""
+    """The factor that activations at a hook are multiplied by."""
     if config["norm_activation"] == "inference":
         return 1.0
     name = f"{NORM}.{config[f'hook_points_{end}'][layer]}"
@@ -97,25 +99,25 @@ def _layer(file: TensorFile, config: dict[str, Any], i: int, n: int) -> StoredLa
     read = _factor(file, config, "in", i)
     written = [_factor(file, config, "out", t) for t in range(n)]
     return StoredLayer(
-        StoredMatrix(file, "W_E", (i,), transposed=True, column_scale=_times(config, read)),
+        StoredMatrix(file, "W_E", (i,), transposed=True, column_scale=_scale(config, read)),
         file.read("b_E")[i],
         tuple(
-            StoredMatrix(file, f"W_D.{t}", (i,), column_scale=_times(config, 1 / written[t]))
+            StoredMatrix(file, f"W_D.{t}", (i,), column_scale=_scale(config, 1 / written[t]))
             for t in range(i, n)
         ),
         file.read(f"b_D.{i}") / written[i],
     )
 
 
-def _times(config: dict[str, Any], factor: float) -> Tensor | None:
+def _scale(config: dict[str, Any], factor: float) -> Tensor | None:
     return None if factor == 1.0 else torch.full((config["d_model"],), factor)
 
 
 def _activation(file: TensorFile, config: dict[str, Any], act: str, n: int) -> Activation:
     if act == "relu":
         return ReLU()
-    weighed = config.get("sparsity_include_decoder_norm", True)
-    norms = _decoder_norms(file, n) if weighed else None
+    with_norms = config.get("sparsity_include_decoder_norm", True)
+    norms = _decoder_norms(file, n) if with_norms else None
     if act == "topk":
         need(config, file.path.parent / CONFIG, top_k=int)
         return TopK(config["top_k"], norms)
@@ -124,7 +126,7 @@ def _activation(file: TensorFile, config: dict[str, Any], act: str, n: int) -> A
 
 
 def _decoder_norms(file: TensorFile, n: int) -> Tensor:
-    """Norm of all decoders of a feature together, [layer, feature], as stored."""
+    """The norm of all stored decoders of a feature together [layer, feature]."""
     squares = torch.zeros(n, file.shape("b_E")[1])
     for target in range(n):
         for source in range(target + 1):

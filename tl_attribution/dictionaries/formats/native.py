@@ -2,7 +2,7 @@
 
 A layer's file holds ``W_enc`` [feature, d_model], ``b_enc``, ``W_dec`` [feature, written, d_model],
 ``b_dec`` and, where there are any, ``W_skip`` [out, in], ``threshold``, ``offset`` [feature,
-written] and ``rank`` (what TopK ranks by besides the pre-activation). Of the decoders only the rows
+written] and ``rank`` (TopK ranks by it times the pre-activation). Of the decoders only the rows
 of active features are ever read.
 """
 
@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from tl_attribution.dictionaries import activations
 from tl_attribution.dictionaries.activations import JumpReLU, TopK
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import DictionaryFiles, peek, read_json
 from tl_attribution.dictionaries.formats.writing import save_tensors, write_folder
 from tl_attribution.dictionaries.layers import StoredLayer
-from tl_attribution.dictionaries.per_layer import TranscoderSet
 from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
-from tl_attribution.dictionaries.transcoder import Transcoder
+from tl_attribution.dictionaries.weights import TranscoderKind, TranscoderWeights
 from tl_attribution.errors import FormatError
 
 NAME = "tl-attribution"
@@ -33,13 +31,13 @@ NEEDS = "config.json and layer_0.safetensors, layer_1.safetensors, …"
 CONFIG = "config.json"
 FORMAT = "tl-attribution dictionary"
 VERSION = 1
-KINDS: dict[str, type[Transcoder]] = {c.kind: c for c in (CrossLayerTranscoder, TranscoderSet)}
+KINDS: tuple[TranscoderKind, ...] = get_args(TranscoderKind)
 PARTS = ("W_enc", "b_enc", "W_dec", "b_dec")
-MORE = ("W_skip", "offset")
+OPTIONAL = ("W_skip", "offset")
 BY_FEATURE = ("threshold", "rank")
 
 
-def recognise(folder: Path) -> bool:
+def recognize(folder: Path) -> bool:
     """Whether the folder holds a dictionary in this format."""
     return peek(folder / CONFIG).get("format") == FORMAT
 
@@ -48,38 +46,38 @@ def _layer_file(folder: Path, layer: int) -> Path:
     return folder / f"layer_{layer}.safetensors"
 
 
-def write(dictionary: Transcoder, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write a dictionary as :func:`.writing.write_folder` does, and raising what that raises."""
-    write_folder(path, NAME, lambda folder: _write_files(dictionary, folder), overwrite=overwrite)
+def write(weights: TranscoderWeights, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a dictionary with :func:`.writing.write_folder`, which raises InputError."""
+    write_folder(path, NAME, lambda folder: _write_files(weights, folder), overwrite=overwrite)
 
 
-def _write_files(dictionary: Transcoder, folder: Path) -> None:
-    for layer, weights in enumerate(dictionary.layers):
-        tensors = {name: getattr(weights, name) for name in (*PARTS, *MORE)}
-        match dictionary.activation:
+def _write_files(weights: TranscoderWeights, folder: Path) -> None:
+    for i, layer in enumerate(weights.layers):
+        tensors = {name: getattr(layer, name) for name in (*PARTS, *OPTIONAL)}
+        match weights.activation:
             case JumpReLU(threshold):
-                tensors["threshold"] = threshold[layer]
+                tensors["threshold"] = threshold[i]
             case TopK(_, rank) if rank is not None:
-                tensors["rank"] = rank[layer]
-        save_tensors(tensors, _layer_file(folder, layer), NAME)
+                tensors["rank"] = rank[i]
+        save_tensors(tensors, _layer_file(folder, i), NAME)
     config = {
         "format": FORMAT,
         "version": VERSION,
-        "kind": dictionary.kind,
-        "n_layers": dictionary.n_layers,
-        "n_features": dictionary.n_features,
-        "d_model": dictionary.d_model,
-        "feature_input_hook": dictionary.feature_input_hook,
-        "feature_output_hook": dictionary.feature_output_hook,
-        "model_name": dictionary.model_name,
-        "activation": activations.to_config(dictionary.activation),
+        "kind": weights.kind,
+        "n_layers": weights.n_layers,
+        "n_features": weights.n_features,
+        "d_model": weights.d_model,
+        "feature_input_hook": weights.feature_input_hook,
+        "feature_output_hook": weights.feature_output_hook,
+        "model_name": weights.model_name,
+        "activation": activations.to_config(weights.activation),
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def read(folder: Path) -> DictionaryFiles:
-    """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or does not
-    say what it must."""
+    """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or lacks
+    required settings."""
     config = _config(folder)
     opened = [_open(_layer_file(folder, layer)) for layer in range(config["n_layers"])]
     layers = [_layer(file) for file in opened]
@@ -91,7 +89,7 @@ def read(folder: Path) -> DictionaryFiles:
             )
     by_feature = {name: _stacked([f.optional(name) for f in opened]) for name in BY_FEATURE}
     return DictionaryFiles(
-        KINDS[config["kind"]],
+        config["kind"],
         layers,
         activations.from_config(config["activation"], **by_feature),
         config["feature_input_hook"],
@@ -107,7 +105,7 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder} is in version {config.get('version')} of this format; this package reads "
             f"version {VERSION}: update tl-attribution"
         )
-    needed = {
+    required = {
         "kind": str,
         "n_layers": int,
         "n_features": int,
@@ -116,7 +114,7 @@ def _config(folder: Path) -> dict[str, Any]:
         "feature_output_hook": str,
         "activation": dict,
     }
-    wrong = [k for k, kind in needed.items() if not isinstance(config.get(k), kind)]
+    wrong = [k for k, kind in required.items() if not isinstance(config.get(k), kind)]
     if wrong or config["kind"] not in KINDS or config["n_layers"] < 1:
         raise FormatError(
             f"{folder / CONFIG} lacks or misstates {', '.join(wrong) or 'kind or n_layers'}; "
@@ -128,7 +126,7 @@ def _config(folder: Path) -> dict[str, Any]:
 def _open(path: Path) -> TensorFile:
     file = TensorFile(path)
     lacking = [name for name in PARTS if name not in file]
-    unknown = [name for name in file.infos if name not in (*PARTS, *MORE, *BY_FEATURE)]
+    unknown = [name for name in file.infos if name not in (*PARTS, *OPTIONAL, *BY_FEATURE)]
     if lacking or unknown:
         raise FormatError(f"{path}: lacks {lacking}, holds unknown {unknown}")
     return file
@@ -148,6 +146,7 @@ def _layer(file: TensorFile) -> StoredLayer:
     )
 
 
-def _stacked(found: list[Tensor | None]) -> Tensor | None:
-    tensors = [tensor for tensor in found if tensor is not None]
-    return torch.stack(tensors) if len(tensors) == len(found) else None
+def _stacked(per_layer: list[Tensor | None]) -> Tensor | None:
+    """Stack the tensors of the layers; None unless every layer has one."""
+    tensors = [tensor for tensor in per_layer if tensor is not None]
+    return torch.stack(tensors) if len(tensors) == len(per_layer) else None

@@ -1,4 +1,4 @@
-"""Files that can run code when they are read, so that they never are, and what turns them into
+"""Pickles, which can run code when they are read and so are never read, and how to convert them to
 safetensors."""
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ SAME = {".pth": ".pt", ".bin": ".pt", ".pkl": ".pt", ".pickle": ".pt", ".distcp"
 
 
 def remedy(suffix: str) -> str | None:
-    """What to do with a file of this ending; None if it is no pickle."""
+    """How to convert a file with this ending; None if it is not a pickle."""
     return PICKLES.get(SAME.get(suffix, suffix))

@@ -1,4 +1,4 @@
-"""SAELens' transcoders: a folder a layer, each with ``cfg.json`` and ``sae_weights.safetensors``.
+"""SAELens's transcoders: one folder per layer, with ``cfg.json`` and ``sae_weights.safetensors``.
 
 ``W_enc`` [d_in, d_sae], ``W_dec`` [d_sae, d_out], ``W_skip`` [d_out, d_in]; ReLU, or JumpReLU that
 is never active below zero; the skip reads the input itself. Source: sae-lens 6.54,
@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats import sae_lens_clt
 from tl_attribution.dictionaries.formats.circuit_tracer import check_writable, threshold_of
 from tl_attribution.dictionaries.formats.common import (
@@ -29,11 +28,10 @@ from tl_attribution.dictionaries.formats.common import (
     thresholds,
 )
 from tl_attribution.dictionaries.formats.writing import save_tensors, write_folder
-from tl_attribution.dictionaries.layers import Layer, StoredLayer
-from tl_attribution.dictionaries.per_layer import TranscoderSet
+from tl_attribution.dictionaries.layers import StoredLayer
 from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
-from tl_attribution.dictionaries.transcoder import Transcoder
+from tl_attribution.dictionaries.weights import TranscoderWeights
 from tl_attribution.errors import FormatError
 
 NAME = "sae-lens"
@@ -57,26 +55,25 @@ EXPECTED = {
 
 def _folders(folder: Path) -> list[Path]:
     weights = [path.parent for path in below(folder, WEIGHTS)]
-    return [one for one in weights if "architecture" in peek(one / CONFIG)]
+    return [parent for parent in weights if "architecture" in peek(parent / CONFIG)]
 
 
-def recognise(folder: Path) -> bool:
-    """Whether the folder, or folders in it, are SAELens'."""
+def recognize(folder: Path) -> bool:
+    """Whether the folder, or folders in it, hold transcoders of SAELens."""
     return bool(_folders(folder))
 
 
 def read(folder: Path) -> DictionaryFiles:
-    """Open a set of transcoders. A folder without its layer's number in ``hook_name`` has it in its
-    own name: ``layer_3``."""
-    folders = _folders(folder)
-    numbered = [(_layer_number(one, read_json(one / CONFIG)), one) for one in folders]
+    """Open a set of transcoders. Where ``hook_name`` has no layer it is in the folder's name, such
+    as ``layer_3``."""
+    numbered = [(_layer_number(f, read_json(f / CONFIG)), f) for f in _folders(folder)]
     ordered = by_layer(numbered, folder, "transcoder")
-    configs = [read_json(one / CONFIG) for one in ordered]
-    files = [TensorFile(one / WEIGHTS) for one in ordered]
+    configs = [read_json(layer_folder / CONFIG) for layer_folder in ordered]
+    files = [TensorFile(layer_folder / WEIGHTS) for layer_folder in ordered]
     layers = [_layer(file, config) for file, config in zip(files, configs, strict=True)]
-    names = {end: [block_hook(_said(c, end))[1] for c in configs] for end in ("", "_out")}
+    names = {end: [block_hook(_hook_name(c, end))[1] for c in configs] for end in ("", "_out")}
     return DictionaryFiles(
-        TranscoderSet,
+        "transcoders",
         layers,
         thresholds([_threshold(file, config) for file, config in zip(files, configs, strict=True)]),
         same(names[""], "hook_name", folder),
@@ -90,29 +87,29 @@ def _metadata(config: dict[str, Any], key: str) -> Any:
     return (metadata if isinstance(metadata, dict) else {}).get(key) or config.get(key)
 
 
-def _said(config: dict[str, Any], end: str) -> Any:
+def _hook_name(config: dict[str, Any], end: str) -> Any:
     return _metadata(config, f"hook_name{end}")
 
 
 def _layer_number(folder: Path, config: dict[str, Any]) -> int:
-    layer = block_hook(_said(config, ""))[0]
+    layer = block_hook(_hook_name(config, ""))[0]
     layer = number_in(folder.name, r"layer_(\d+)") if layer is None else layer
     if layer is None:
         raise FormatError(
-            f"{folder / CONFIG}: hook_name={_said(config, '')!r} does not say a layer, expected "
+            f"{folder / CONFIG}: hook_name={_hook_name(config, '')!r} has no layer, expected "
             "blocks.N.… (or a folder named layer_N)"
         )
     return layer
 
 
 def _layer(file: TensorFile, config: dict[str, Any]) -> StoredLayer:
-    where = file.path.parent / CONFIG
+    config_file = file.path.parent / CONFIG
     for key, known in EXPECTED.items():
-        one_of({key: None} | config, key, where, known)
+        one_of({key: None} | config, key, config_file, known)
     if config.get("d_in") != config.get("d_out"):
         raise FormatError(
-            f"{where}: d_in={config.get('d_in')} and d_out={config.get('d_out')} differ; an MLP's "
-            "transcoder reads and writes the same width"
+            f"{config_file}: d_in={config.get('d_in')} and d_out={config.get('d_out')} differ; an "
+            "MLP's transcoder reads and writes the same width"
         )
     skip = "skip" in config["architecture"]
     return StoredLayer(
@@ -128,49 +125,50 @@ def _threshold(file: TensorFile, config: dict[str, Any]) -> Tensor | None:
     return file.read("threshold") if "jumprelu" in config["architecture"] else None
 
 
-def write(dictionary: Transcoder, path: str | Path, *, overwrite: bool = False) -> None:
+def write(weights: TranscoderWeights, path: str | Path, *, overwrite: bool = False) -> None:
     """Write ``layer_0``, ``layer_1``, … each a folder that ``SAE.load_from_disk`` opens, whole or
     not at all; a CLT as one such folder. Raises InputError for what SAELens has no place for."""
-    if isinstance(dictionary, CrossLayerTranscoder):
-        sae_lens_clt.write(dictionary, path, overwrite=overwrite)
+    if weights.kind == "cross-layer transcoder":
+        sae_lens_clt.write(weights, path, overwrite=overwrite)
         return
-    check_writable(dictionary, NAME, skip=True)
-    write_folder(path, NAME, lambda folder: _write_files(dictionary, folder), overwrite=overwrite)
+    check_writable(weights, NAME, skip=True)
+    write_folder(path, NAME, lambda folder: _write_files(weights, folder), overwrite=overwrite)
 
 
-def _write_files(dictionary: Transcoder, folder: Path) -> None:
-    for i, weights in enumerate(dictionary.layers):
-        into = folder / f"layer_{i}"
-        into.mkdir()
+def _write_files(weights: TranscoderWeights, folder: Path) -> None:
+    for i, layer in enumerate(weights.layers):
+        layer_folder = folder / f"layer_{i}"
+        layer_folder.mkdir()
         tensors = {
-            "W_enc": weights.W_enc.T,
-            "b_enc": weights.b_enc,
-            "W_dec": weights.W_dec[:, 0],
-            "b_dec": weights.b_dec,
-            "W_skip": weights.W_skip,
-            "threshold": threshold_of(dictionary, i),
+            "W_enc": layer.W_enc.T,
+            "b_enc": layer.b_enc,
+            "W_dec": layer.W_dec[:, 0],
+            "b_dec": layer.b_dec,
+            "W_skip": layer.W_skip,
+            "threshold": threshold_of(weights, i),
         }
-        save_tensors(tensors, into / WEIGHTS, NAME)
-        config = _config(dictionary, i, weights, tensors["threshold"] is not None)
-        (into / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        save_tensors(tensors, layer_folder / WEIGHTS, NAME)
+        config = _config(weights, i, jumprelu=tensors["threshold"] is not None)
+        (layer_folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _config(dictionary: Transcoder, i: int, weights: Layer, jumps: bool) -> dict[str, Any]:
-    skip = "skip_" if weights.W_skip is not None else ""
+def _config(weights: TranscoderWeights, i: int, *, jumprelu: bool) -> dict[str, Any]:
+    layer = weights.layers[i]
+    skip = "skip_" if layer.W_skip is not None else ""
     return {
-        "architecture": f"{'jumprelu_' if jumps else ''}{skip}transcoder",
-        "d_in": dictionary.d_model,
-        "d_sae": dictionary.n_features,
-        "d_out": dictionary.d_model,
-        "dtype": str(weights.b_enc.dtype).removeprefix("torch."),
+        "architecture": f"{'jumprelu_' if jumprelu else ''}{skip}transcoder",
+        "d_in": weights.d_model,
+        "d_sae": weights.n_features,
+        "d_out": weights.d_model,
+        "dtype": str(layer.b_enc.dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
         "reshape_activations": "none",
         "metadata": {
             "sae_lens_version": sae_lens_clt.SINCE,
-            "model_name": dictionary.model_name,
-            "hook_name": f"blocks.{i}.{dictionary.feature_input_hook}",
-            "hook_name_out": f"blocks.{i}.{dictionary.feature_output_hook}",
+            "model_name": weights.model_name,
+            "hook_name": f"blocks.{i}.{weights.feature_input_hook}",
+            "hook_name_out": f"blocks.{i}.{weights.feature_output_hook}",
         },
     }

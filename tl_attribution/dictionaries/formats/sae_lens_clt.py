@@ -1,4 +1,4 @@
-"""A cross-layer transcoder as SAELens's ``save_model`` writes it: ``cfg.json`` with architecture
+"""SAELens's files of a cross-layer transcoder: ``cfg.json`` with architecture
 ``cross_layer_transcoder``, and ``sae_weights.safetensors``. Read and written here without SAELens;
 its class, and what each tensor means, is in plugins/sae_lens/cross_layer.py."""
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from tl_attribution.dictionaries import activations
 from tl_attribution.dictionaries.activations import JumpReLU, TopK
-from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import DictionaryFiles, need, peek, read_json
 from tl_attribution.dictionaries.formats.writing import save_tensors, write_folder
 from tl_attribution.dictionaries.layers import LayerWeights, StoredLayer
 from tl_attribution.dictionaries.stored_matrix import StoredMatrix
 from tl_attribution.dictionaries.tensor_files import TensorFile
+from tl_attribution.dictionaries.weights import TranscoderWeights
 from tl_attribution.errors import FormatError, InputError
 
 NAME = "sae-lens cross-layer transcoder"
@@ -29,17 +29,17 @@ ARCHITECTURE = "cross_layer_transcoder"
 STACKED = ("W_enc", "b_enc", "b_dec")
 OPTIONAL = ("W_skip", "threshold")
 SINCE = "6.0.0"
-"""The SAELens whose config this is; without it SAELens would take it for an older one."""
+"""The SAELens version in the config; without it SAELens takes the config for an older one."""
 
 
-def recognise(folder: Path) -> bool:
+def recognize(folder: Path) -> bool:
     """Whether the folder holds a cross-layer transcoder of SAELens."""
     return peek(folder / CONFIG).get("architecture") == ARCHITECTURE
 
 
 def read(folder: Path) -> DictionaryFiles:
-    """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or does not
-    say what it must, and MismatchError for shapes that don't fit each other."""
+    """Open a dictionary. Raises FormatError if a file is missing, truncated or corrupt, or lacks
+    required settings, and MismatchError for shapes that don't fit each other."""
     config = read_json(folder / CONFIG)
     need(
         config,
@@ -67,7 +67,7 @@ def read(folder: Path) -> DictionaryFiles:
     ]
     metadata = config.get("metadata")
     return DictionaryFiles(
-        CrossLayerTranscoder,
+        "cross-layer transcoder",
         layers,
         activations.from_config(config["activation"], file.optional("threshold")),
         config["feature_input_hook"],
@@ -77,12 +77,12 @@ def read(folder: Path) -> DictionaryFiles:
 
 
 def _check(file: TensorFile, n_layers: int) -> None:
-    needed = {*STACKED, *(f"W_dec.{layer}" for layer in range(n_layers))}
-    held = set(file.infos)
-    lacking, unknown = needed - held, held - needed - set(OPTIONAL)
-    stacked = held & {*STACKED, *OPTIONAL}
+    required = {*STACKED, *(f"W_dec.{layer}" for layer in range(n_layers))}
+    names = set(file.infos)
+    lacking, unknown = required - names, names - required - set(OPTIONAL)
+    stacked = names & {*STACKED, *OPTIONAL}
     short = [name for name in sorted(stacked) if file.shape(name)[:1] != (n_layers,)]
-    flat = [name for name in sorted(needed & held - stacked) if len(file.shape(name)) != 3]
+    flat = [name for name in sorted(required & names - stacked) if len(file.shape(name)) != 3]
     if n_layers < 1 or lacking or unknown or short or flat:
         raise FormatError(
             f"{file.path}: lacks {sorted(lacking)}, holds unknown {sorted(unknown)}, does not have "
@@ -90,11 +90,10 @@ def _check(file: TensorFile, n_layers: int) -> None:
         )
 
 
-def assemble(
+def from_state(
     config: dict[str, Any], tensors: dict[str, Tensor], model_name: str | None
-) -> CrossLayerTranscoder:
-    """The dictionary of a configuration and a state dict of SAELens's class, of which it shares the
-    decoders."""
+) -> TranscoderWeights:
+    """Weights in memory from the configuration and the state dict of SAELens's class."""
     skips = tensors.get("W_skip")
     layers = [
         LayerWeights(
@@ -106,7 +105,8 @@ def assemble(
         )
         for layer in range(config["n_layers"])
     ]
-    return CrossLayerTranscoder(
+    return TranscoderWeights(
+        "cross-layer transcoder",
         layers,
         activations.from_config(config["activation"], tensors.get("threshold")),
         feature_input_hook=config["feature_input_hook"],
@@ -115,44 +115,44 @@ def assemble(
     )
 
 
-def write(dictionary: CrossLayerTranscoder, path: str | Path, *, overwrite: bool = False) -> None:
+def write(weights: TranscoderWeights, path: str | Path, *, overwrite: bool = False) -> None:
     """Write a folder that ``SAE.load_from_disk`` opens, whole or not at all. All weights are read
     into memory: SAELens has them in one file. Raises InputError for what has no place there."""
-    tensors = state(dictionary)
-    said = {**config(dictionary, tensors), "device": "cpu"}
+    tensors = to_state(weights)
+    config = {**to_config(weights, tensors), "device": "cpu"}
 
     def fill(folder: Path) -> None:
         save_tensors({**tensors}, folder / WEIGHTS, "sae-lens")
-        (folder / CONFIG).write_text(json.dumps(said, indent=2) + "\n")
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
     write_folder(path, "sae-lens", fill, overwrite=overwrite)
 
 
-def config(dictionary: CrossLayerTranscoder, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """What SAELens's configuration says of a dictionary whose state this is."""
+def to_config(weights: TranscoderWeights, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """SAELens's configuration of weights whose state dict is ``tensors``."""
     return {
         "architecture": ARCHITECTURE,
-        "d_in": dictionary.d_model,
-        "d_sae": dictionary.n_features,
+        "d_in": weights.d_model,
+        "d_sae": weights.n_features,
         "dtype": str(tensors["W_enc"].dtype).removeprefix("torch."),
         "device": str(tensors["W_enc"].device),
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"sae_lens_version": SINCE, "model_name": dictionary.model_name},
-        "n_layers": dictionary.n_layers,
-        "window": dictionary.layers[0].n_written,
+        "metadata": {"sae_lens_version": SINCE, "model_name": weights.model_name},
+        "n_layers": weights.n_layers,
+        "window": weights.layers[0].n_written,
         "skip": "W_skip" in tensors,
-        "activation": activations.to_config(dictionary.activation),
-        "feature_input_hook": dictionary.feature_input_hook,
-        "feature_output_hook": dictionary.feature_output_hook,
+        "activation": activations.to_config(weights.activation),
+        "feature_input_hook": weights.feature_input_hook,
+        "feature_output_hook": weights.feature_output_hook,
     }
 
 
-def state(dictionary: CrossLayerTranscoder) -> dict[str, Tensor]:
-    """A dictionary as the state dict of SAELens's class. Raises InputError for offsets of
-    activations and ranks of TopK, which it has no place for."""
-    layers, activation = dictionary.layers, dictionary.activation
+def to_state(weights: TranscoderWeights) -> dict[str, Tensor]:
+    """The state dict of SAELens's class. Raises InputError for offsets of activations and ranks of
+    TopK, which it has no place for."""
+    layers, activation = weights.layers, weights.activation
     ranked = isinstance(activation, TopK) and activation.rank is not None
     if ranked or any(layer.offset is not None for layer in layers):
         raise InputError(
@@ -166,9 +166,9 @@ def state(dictionary: CrossLayerTranscoder) -> dict[str, Tensor]:
         **{f"W_dec.{i}": layer.W_dec for i, layer in enumerate(layers)},
     }
     if any(layer.W_skip is not None for layer in layers):
-        width = dictionary.d_model
-        none = tensors["W_enc"].new_zeros(width, width)
-        tensors["W_skip"] = torch.stack([none if w.W_skip is None else w.W_skip for w in layers])
+        no_skip = tensors["W_enc"].new_zeros(weights.d_model, weights.d_model)
+        skips = [no_skip if layer.W_skip is None else layer.W_skip for layer in layers]
+        tensors["W_skip"] = torch.stack(skips)
     if isinstance(activation, JumpReLU):
         tensors["threshold"] = activation.threshold
     return tensors

@@ -1,9 +1,9 @@
-"""Saving a dictionary to a folder: whole or not at all, replacing no file but its own.
+"""Save a dictionary to a folder: whole or not at all, replacing no files but a dictionary's.
 
 The new files are first written to a folder inside (``STAGING``). Then a journal lists what is
-removed and what is moved into place, and from then on the save is finished by whoever comes next:
-the next save, or the next ``load_dictionary``. Settings are removed first and moved last, so that a
-reader that knows nothing of the journal finds no dictionary rather than a mixture.
+removed and what is moved into place, and from then on the next save or the next
+``load_dictionary`` finishes a save that was interrupted. Settings are removed first and moved last,
+so that a reader that does not know the journal finds no dictionary rather than a mixture.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,19 +22,23 @@ from torch import Tensor
 
 from tl_attribution.dictionaries.formats.common import peek
 from tl_attribution.dictionaries.tensor_files import listed
-from tl_attribution.errors import FormatError, InputError
+from tl_attribution.errors import FormatError, InputError, TlAttributionError
 from tl_attribution.files import as_usual, locked, write_whole
+
+SaveFormat = Literal["tl-attribution", "circuit-tracer", "sae-lens"]
+"""Formats that a dictionary can be saved in."""
+_T = TypeVar("_T")
 
 STAGING, LOCK = ".tl-attribution-save", ".tl-attribution-lock"
 _NEW, _JOURNAL = "new", "journal.json"
 _MARK = "tl_attribution_dictionary"
-"""Metadata of our weights' files: the format they were written in."""
-_SETTINGS = {
+"""Key in the metadata of the weights' files that we write: the format of the dictionary."""
+_SETTINGS: dict[str, str] = {
     "tl-attribution": "config.json",
     "circuit-tracer": "config.yaml",
     "sae-lens": "cfg.json",
 }
-"""Each format's settings, beside its weights."""
+"""Each format's settings file, beside its weights."""
 _WRITTEN = re.compile(
     r"config\.json|config\.yaml|(layer|W_enc|W_dec)_\d+\.safetensors"
     r"|(layer_\d+/)?(cfg\.json|sae_weights\.safetensors)"
@@ -43,11 +48,11 @@ _READ = re.compile(
     r"config\.json|config\.yaml|(layer|W_enc|W_dec)_\d+\.safetensors"
     r"|(.*/)?(cfg\.json|sae_weights\.safetensors)"
 )
-"""Files that would be taken for a part of a dictionary in the formats of others."""
+"""Files that readers of other formats would take for a part of a dictionary."""
 
 
 def save_tensors(tensors: dict[str, Tensor | None], file: Path, form: str) -> None:
-    """Write the tensors that are there to a safetensors file, marked as ours."""
+    """Write the tensors that are not None to a safetensors file, with ``form`` in its metadata."""
     ready = {k: t.detach().cpu().contiguous() for k, t in tensors.items() if t is not None}
     save_file(ready, file, metadata={"format": "pt", _MARK: form})
 
@@ -58,9 +63,9 @@ def write_folder(
     """Let ``fill`` write a dictionary in the format ``form`` into a new folder, whose files then
     take the place of those of the dictionary at ``path``. All other files there are kept.
 
-    Savers of one folder wait for each other. Raises InputError if ``path`` is a file, or a folder
-    that holds anything and no dictionary that was saved in this format; with ``overwrite`` only if
-    what is kept could be taken for a part of the dictionary.
+    Saves to one folder wait for each other. Raises InputError if ``path`` is a file, or a folder
+    that is neither empty nor a dictionary saved in this format; with ``overwrite`` only if a file
+    that is kept could be taken for a part of the dictionary.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
@@ -85,7 +90,7 @@ def write_folder(
 
 
 def written(folder: Path) -> dict[str, str]:
-    """The files of the dictionaries in a folder that were saved by us: their formats by name."""
+    """Files in a folder that a save has written: the formats by file name."""
     files: dict[str, str] = {}
     for file in _files(folder):
         name = file.relative_to(folder).as_posix()
@@ -99,14 +104,14 @@ def written(folder: Path) -> dict[str, str]:
     if config.get("format") == "tl-attribution dictionary":
         layers = config.get("n_layers")
         names = [f"layer_{i}.safetensors" for i in range(layers if type(layers) is int else 0)]
-        held = [name for name in names if (folder / name).is_file()]
-        files |= dict.fromkeys(["config.json", *held], "tl-attribution")
+        weights = [name for name in names if (folder / name).is_file()]
+        files |= dict.fromkeys(["config.json", *weights], "tl-attribution")
     return files
 
 
 def remove(folder: Path) -> None:
-    """Remove the dictionary in a folder, if it was saved by us, and the folder if that leaves it
-    empty. Anything else is kept."""
+    """Remove the files that a save has written, and the folder if that leaves it empty. Anything
+    else is kept."""
     if not folder.is_dir():
         return
     with locked(folder, LOCK):
@@ -117,13 +122,13 @@ def remove(folder: Path) -> None:
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a save of the folder's dictionary was begun and is not over."""
+    """Whether a save to the folder was begun and is not over."""
     return any((folder / name).exists() for name in (STAGING, LOCK))
 
 
 def finish(folder: Path) -> None:
-    """Finish a save that was killed while its files were moved into place; wait for one that still
-    runs. Raises FormatError if it cannot be finished."""
+    """Finish a save that was killed while its files were moved into place, or wait for one that is
+    running. Raises FormatError if it cannot be finished."""
     if not _journal(folder).is_file():
         return
     try:
@@ -136,16 +141,33 @@ def finish(folder: Path) -> None:
         ) from error
 
 
-def state(folder: Path) -> object:
+def read_consistently(folder: Path, read: Callable[[Path], _T]) -> _T:
+    """``read(folder)``, after finishing a killed save, and again whenever another process has saved
+    meanwhile, so that what was read may be of two dictionaries. Raises FormatError for a save that
+    cannot be finished."""
+    while True:
+        finish(folder)
+        before = _settings_state(folder)
+        try:
+            contents = read(folder)
+        except TlAttributionError:
+            if not _saved_since(folder, before):
+                raise
+        else:
+            if not _saved_since(folder, before):
+                return contents
+
+
+def _saved_since(folder: Path, before: object) -> bool:
+    """Whether a save has moved files, is moving them, or was killed while it did."""
+    return _journal(folder).is_file() or _settings_state(folder) != before
+
+
+def _settings_state(folder: Path) -> object:
     """Equal before and after reading if no save has moved files in between."""
     names = set(_SETTINGS.values())
     stats = {file: file.stat() for file in _files(folder) if file.name in names}
     return {file: (s.st_ino, s.st_size, s.st_mtime_ns) for file, s in stats.items()}
-
-
-def is_moving(folder: Path) -> bool:
-    """Whether a save is moving files into place, or was killed while it did."""
-    return _journal(folder).is_file()
 
 
 def _journal(folder: Path) -> Path:
@@ -153,10 +175,10 @@ def _journal(folder: Path) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Files in the folder and its subfolders of layers; nothing behind links."""
+    """Files in the folder and its subfolders of layers, without following links."""
     folders = [folder, *sorted(folder.glob("layer_*"))]
-    real = [one for one in folders if one == folder or (one.is_dir() and not one.is_symlink())]
-    return [p for one in real for p in sorted(one.iterdir()) if p.is_file() and not p.is_symlink()]
+    real = [f for f in folders if f == folder or (f.is_dir() and not f.is_symlink())]
+    return [p for f in real for p in sorted(f.iterdir()) if p.is_file() and not p.is_symlink()]
 
 
 def _mark(file: Path) -> str | None:
@@ -170,7 +192,7 @@ def _mark(file: Path) -> str | None:
 
 
 def _clear(folder: Path) -> None:
-    """Finish, or sweep away, what a killed save has left."""
+    """Finish a killed save, or remove what it has left."""
     _apply(folder)
     staging = folder / STAGING
     if staging.is_symlink():
@@ -191,22 +213,23 @@ def _staged(folder: Path) -> list[str]:
 
 
 def _check_old(folder: Path, old: dict[str, str], form: str, overwrite: bool) -> None:
-    held = [one.name for one in folder.iterdir() if one.name not in (STAGING, LOCK)]
-    if overwrite or not held or set(old.values()) == {form}:
+    names = [file.name for file in folder.iterdir() if file.name not in (STAGING, LOCK)]
+    if overwrite or not names or set(old.values()) == {form}:
         return
-    said = f"in the format {listed(set(old.values()))}" if old else "not a saved dictionary"
+    contents = f"in the format {listed(set(old.values()))}" if old else "not a saved dictionary"
     raise InputError(
-        f"{folder} exists and is {said} (it holds {listed(held)}), so it is not replaced by one in "
-        f"the format {form}; choose an empty folder, or give overwrite=True, which replaces files "
-        "of the same names and keeps all others"
+        f"{folder} exists and is {contents} (it holds {listed(names)}), so it is not replaced by "
+        f"one in the format {form}; choose an empty folder, or give overwrite=True, which replaces "
+        "files of the same names and keeps all others"
     )
 
 
 def _check_new(folder: Path, old: dict[str, str], form: str, overwrite: bool) -> None:
-    """Raise InputError if a new file would take the place of somebody's, or be read with one."""
+    """Raise InputError if a new file would replace one that no save has written, or be read with
+    one."""
     new = set(_staged(folder))
-    held = [p for p in folder.rglob("*") if (folder / STAGING) not in (p, *p.parents)]
-    others = {p.relative_to(folder).as_posix(): p for p in held}
+    present = [p for p in folder.rglob("*") if (folder / STAGING) not in (p, *p.parents)]
+    others = {p.relative_to(folder).as_posix(): p for p in present}
     others = {name: p for name, p in others.items() if name not in old}
     taken = [name for name in new & set(others) if others[name].is_dir() or not overwrite]
     parents = {str(Path(name).parent) for name in new} - {"."}
@@ -232,7 +255,7 @@ def _commit(folder: Path, old: set[str]) -> None:
 
 
 def _apply(folder: Path) -> None:
-    """Do what the journal says, if there is one; what was done before is not done again."""
+    """Carry out the journal, if there is one; steps that are done already are not repeated."""
     journal = _journal(folder)
     if not journal.is_file():
         return
@@ -250,15 +273,15 @@ def _apply(folder: Path) -> None:
 
 
 def _listed_in(journal: Path, folder: Path) -> tuple[set[str], set[str]]:
-    """What a journal removes and writes. Raises FormatError for anything that no save does: it may
-    have come with a folder from elsewhere."""
-    said = peek(journal)
-    lists = [said.get(key) for key in ("remove", "write")]
-    names = [name for one in lists if isinstance(one, list) for name in one]
+    """The files that a journal removes and writes. Raises FormatError for anything that a save does
+    not do: the journal may have come with a folder from elsewhere."""
+    contents = peek(journal)
+    lists = [contents.get(key) for key in ("remove", "write")]
+    names = [name for entries in lists if isinstance(entries, list) for name in entries]
     safe = [isinstance(n, str) and _WRITTEN.fullmatch(n) for n in names]
     links = [journal.parent, journal.parent / _NEW, *(folder / Path(str(n)).parent for n in names)]
-    links = [one for one in links if one != folder and one.is_symlink()]
-    if not all(isinstance(one, list) for one in lists) or not all(safe) or links:
+    links = [path for path in links if path != folder and path.is_symlink()]
+    if not all(isinstance(entries, list) for entries in lists) or not all(safe) or links:
         raise FormatError(
             f"{journal} is not the journal of a save; remove {journal.parent} to go on"
         )
@@ -269,5 +292,5 @@ def _discard(folder: Path, names: set[str]) -> None:
     for name in sorted(names):
         (folder / name).unlink(missing_ok=True)
         if "/" in name:
-            with suppress(OSError):  # somebody's files are kept
+            with suppress(OSError):  # files that no save has written are kept
                 (folder / name).parent.rmdir()

@@ -53,9 +53,9 @@ def test_all_layers_at_once_are_the_replacement_model(family: str, host: str, re
     dictionary = transcoder(skip=True, read=read)
     sae = to_sae_lens(dictionary)
     before = model(IDS)
-    found = model.run_with_saes(IDS, saes=sae.at_each_layer(model))
-    assert close(found[0], tla.replacement_logits(model, IDS, dictionary, prefix=0))
-    assert not close(found[0], before[0])
+    logits = model.run_with_saes(IDS, saes=sae.at_each_layer(model))
+    assert close(logits[0], tla.replacement_logits(model, IDS, dictionary, prefix=0))
+    assert not close(logits[0], before[0])
     assert torch.equal(model(IDS), before)
 
 
@@ -66,8 +66,8 @@ def test_what_no_hook_holds_is_left_to_tla(host: str) -> None:
     dictionary = transcoder(write="mlp.hook_out")
     sae = to_sae_lens(dictionary)
     if host == "bridge":
-        found = model.run_with_saes(IDS, saes=sae.at_each_layer(model))
-        assert close(found[0], tla.replacement_logits(model, IDS, dictionary, prefix=0))
+        logits = model.run_with_saes(IDS, saes=sae.at_each_layer(model))
+        assert close(logits[0], tla.replacement_logits(model, IDS, dictionary, prefix=0))
     else:
         with pytest.raises(InputError, match=r"at 'mlp.hook_out'; use tla\.replacement_logits"):
             sae.at_each_layer(model)
@@ -80,9 +80,9 @@ def test_other_activations_a_window_and_a_batch(host: str) -> None:
     ids = torch.cat([IDS, IDS.flip(1)])
     for activation in (JumpReLU(threshold), TopK(3)):
         dictionary = transcoder(activation, window=2)
-        found = model.run_with_saes(ids, saes=to_sae_lens(dictionary).at_each_layer(model))
-        for row, logits in zip(ids, found, strict=True):
-            assert close(logits, tla.replacement_logits(model, row, dictionary, prefix=0))
+        logits = model.run_with_saes(ids, saes=to_sae_lens(dictionary).at_each_layer(model))
+        for row, row_logits in zip(ids, logits, strict=True):
+            assert close(row_logits, tla.replacement_logits(model, row, dictionary, prefix=0))
 
 
 @pytest.mark.parametrize("host", SAE_HOSTS)
@@ -154,10 +154,10 @@ def test_special_tokens_left_out_are_a_prefix() -> None:
     model = sae_model("gpt2", "hooked")
     ids = torch.cat([torch.tensor([[1]]), IDS], 1)
     dictionary = transcoder(skip=True)
-    found = model.run_with_saes(
+    logits = model.run_with_saes(
         ids, saes=to_sae_lens(dictionary).at_each_layer(model), exclude_special_tokens=[1]
     )
-    assert close(found[0], tla.replacement_logits(model, ids, dictionary, prefix=1))
+    assert close(logits[0], tla.replacement_logits(model, ids, dictionary, prefix=1))
 
 
 @pytest.mark.parametrize("host", SAE_HOSTS)

@@ -1,4 +1,4 @@
-"""Names of dictionaries: ours, a user's, other packages'; and the addresses they lead to."""
+"""The catalog: names of ours, of a user and of other packages, and their addresses."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ KINDS = {"cross-layer transcoder", "transcoders"}
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Path]:
-    """Writes the user's own file of names."""
+def user_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Path]:
+    """Writes the user's file of names."""
     file = tmp_path / "names.json"
     monkeypatch.setenv(catalog.VARIABLE, str(file))
 
-    def write(held: Any) -> Path:
-        file.write_text(held if isinstance(held, str) else json.dumps(held))
+    def write(contents: Any) -> Path:
+        file.write_text(contents if isinstance(contents, str) else json.dumps(contents))
         return file
 
     return write
 
 
 def test_every_name_of_ours_leads_somewhere_and_says_where_it_was_seen() -> None:
-    found = catalog._read(catalog.OURS)
-    assert {"atlas", "gemma-2-2b-clt-426k", "llama-3.2-1b-clt-524k"} <= set(found)
-    for name, entry in found.items():
+    entries = catalog._read(catalog.OURS)
+    assert {"atlas", "gemma-2-2b-clt-426k", "llama-3.2-1b-clt-524k"} <= set(entries)
+    for name, entry in entries.items():
         assert entry.host or Path(entry.source).is_dir() or hub.address(entry.source), name
         assert entry.kind in KINDS, name
         assert entry.model, name
@@ -64,14 +64,14 @@ def test_the_entry_of_atlas_is_true() -> None:
 
 
 def test_an_address_is_known_as_its_name_is(
-    own: Callable[[Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    user_file: Callable[[Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the table says stands in for what the files leave unsaid, whichever way it is asked."""
+    """The entry completes what the files lack, whether by name or by address."""
     case = make("circuit-tracer-topk", tmp_path / "d")
     config = (tmp_path / "d" / "config.yaml").read_text()
     (tmp_path / "d" / "config.yaml").write_text(config.replace("k: 9", "").replace("hook_", "x_"))
-    said = {"model": "me/m", "reads": "hook_resid_mid", "writes": "hook_mlp_out", "k": 9}
-    own({"mine": {"source": "me/top", **said}})
+    fields = {"model": "me/m", "reads": "hook_resid_mid", "writes": "hook_mlp_out", "k": 9}
+    user_file({"mine": {"source": "me/top", **fields}})
     monkeypatch.setattr(hub, "hub", lambda: _Local(tmp_path / "d"))
     for source in ("mine", "me/top", "me/top@v2", "hf://me/top"):
         loaded = tla.load_dictionary(source)
@@ -89,17 +89,17 @@ class _Local:
 
 
 def test_a_name_may_be_known_to_a_host_alone(
-    own: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
+    user_file: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own({"theirs": {"source": "their name", "host": "json", "model": "me/m"}})
+    user_file({"theirs": {"source": "their name", "host": "json", "model": "me/m"}})
 
-    def load(source: Any, wanted: plugin_sources.LoadOptions) -> tla.Dictionary | None:
+    def load(source: Any, options: plugin_sources.LoadOptions) -> tla.Dictionary | None:
         return small() if source == "their name" else None
 
     sources = Registry("source", {"theirs": plugin_sources.DictionarySource(load, list)})
     monkeypatch.setattr(plugin_sources, "DICTIONARY_SOURCES", sources)
     assert tla.load_dictionary("theirs").model_name == "me/m"
-    own({"theirs": {"source": "their name", "host": "json", "k": 3}})
+    user_file({"theirs": {"source": "their name", "host": "json", "k": 3}})
     with pytest.raises(InputError, match="k=3 is for files of TopK"):
         tla.load_dictionary("theirs")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -107,9 +107,9 @@ def test_a_name_may_be_known_to_a_host_alone(
         tla.load_dictionary("gemma-scope-2-1b-it-transcoders-all")
 
 
-def test_a_users_own_file_adds_names(own: Callable[[Any], Path], tmp_path: Path) -> None:
+def test_a_users_own_file_adds_names(user_file: Callable[[Any], Path], tmp_path: Path) -> None:
     small().save(tmp_path / "mine")
-    own({"my-clt": {"source": "./mine", "model": "me/mine", "reads": "hook_resid_pre"}})
+    user_file({"my-clt": {"source": "./mine", "model": "me/mine", "reads": "hook_resid_pre"}})
     loaded = tla.load_dictionary("my-clt")
     assert loaded.feature_input_hook == "hook_resid_pre"
     assert tla.load_dictionary("my-clt", feature_input_hook="x").feature_input_hook == "x"
@@ -138,9 +138,9 @@ def test_other_packages_add_names_and_a_broken_one_takes_nothing_down(
     points = [EntryPoint(n, f"{n}:NAMES", catalog.GROUP) for n in ("their_names", "no_such_module")]
     monkeypatch.setattr(catalog, "entry_points", lambda group: points)
     with pytest.warns(PluginWarning, match="'no_such_module:NAMES' does not name a file"):
-        found = catalog.names()
-    assert found["theirs"].source == "they/clt"
-    assert "atlas" in found
+        entries = catalog.names()
+    assert entries["theirs"].source == "they/clt"
+    assert "atlas" in entries
 
 
 def test_a_users_name_goes_before_a_package_and_a_package_before_ours(
@@ -162,7 +162,7 @@ def test_a_users_name_goes_before_a_package_and_a_package_before_ours(
 
 
 @pytest.mark.parametrize(
-    ("held", "error", "said"),
+    ("contents", "error", "message"),
     [
         ('{"a": {"source": "b/c"}, "a": {"source": "b/d"}}', FormatError, "'a' is registered twi"),
         ({"neurons": {"source": "me/x"}}, FormatError, "a name is not 'neurons'"),
@@ -178,16 +178,18 @@ def test_a_users_name_goes_before_a_package_and_a_package_before_ours(
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(
-    own: Callable[[Any], Path], held: Any, error: type[Exception], said: str
+    user_file: Callable[[Any], Path], contents: Any, error: type[Exception], message: str
 ) -> None:
-    file = own(held)
-    with pytest.raises(error, match=said) as told:
+    file = user_file(contents)
+    with pytest.raises(error, match=message) as raised:
         catalog.names()
-    assert str(file) in str(told.value)
+    assert str(file) in str(raised.value)
 
 
-def test_list_shows_what_is_known(cli: Callable[..., Outcome], own: Callable[[Any], Path]) -> None:
-    own({"odd": {"source": "me/odd", "model": "me/[red]\x1b[31modd"}})
+def test_list_shows_what_is_known(
+    cli: Callable[..., Outcome], user_file: Callable[[Any], Path]
+) -> None:
+    user_file({"odd": {"source": "me/odd", "model": "me/[red]\x1b[31modd"}})
     out = cli("list").out
     line = next(one for one in out.splitlines() if one.startswith("gemma-2-2b-clt-2.5m "))
     assert line.split() == [
