@@ -245,7 +245,7 @@ def test_a_place_that_is_no_project_is_refused(where: str) -> None:
 def test_wandb_that_is_not_installed_comes_with_its_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(trackers._TRACKERS, "wandb")
+    monkeypatch.delitem(trackers.GRAPH_TRACKERS._entries, "wandb")
     monkeypatch.setitem(sys.modules, "wandb", None)
     for use in (lambda: tla.load_graph("wandb:a/b/c:v0"), lambda: trackers.check_run("wandb:a")):
         with pytest.raises(NotFoundError, match=r"pip install 'tl-attribution\[wandb\]'"):
