@@ -27,6 +27,7 @@ from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.dictionaries.plugin_sources import DictionarySource, LoadOptions
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, NotFoundError
+from tl_attribution.plugins.huggingface_hub.hub_errors import translate_errors
 from tl_attribution.plugins.sae_lens import convert
 from tl_attribution.plugins.sae_lens.cross_layer import CrossLayerTranscoderSAE
 
