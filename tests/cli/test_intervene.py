@@ -72,7 +72,7 @@ def test_it_tells_what_changed_and_the_answers(cli: Callable[..., Outcome]) -> N
     best = int(run.logits[-1].argmax())
     best_row = outcome.out.split("answers")[1].splitlines()[2]
     share = [x[-1].softmax(-1)[best] for x in (run.original_logits, run.logits)]
-    token = run.run.host.token_strings([best])[0]
+    token = run.prompt_run.host.token_strings([best])[0]
     assert f'"{token}"' in best_row
     assert f"{float(share[0]):.1%}" in best_row
     assert f"{float(share[1]):.1%}" in best_row

@@ -119,7 +119,7 @@ def test_a_validation_is_the_processors(pair: Pair, kind: str) -> None:
     graph = tla.attribute(pair.here, PROMPT, KINDS[kind](pair.here))
     node = next(n for n in graph.nodes if n.kind == "feature")
     there, here = (
-        tla.validate(graph, model, KINDS[kind](model), supernodes=[[node]], max_features=3)
+        tla.validate(model, graph, KINDS[kind](model), supernodes=[[node]], max_features=3)
         for model in (pair.there, pair.here)
     )
     assert len(numbers(asdict(here))) > 20
@@ -180,7 +180,7 @@ def test_a_model_is_loaded_onto_a_device(device: str) -> None:
     prompt = "Fact: the capital of the state containing Dallas is"
     there = tla.attribute(model, prompt, tla.load_dictionary("atlas", device=device))
     here = tla.attribute(tla.load_model("atlas"), prompt, tla.load_dictionary("atlas"))
-    assert there.metadata.answers[0].token == here.about.answers[0].token == " Austin"
+    assert there.metadata.answers[0].token == here.metadata.answers[0].token == " Austin"
     assert torch.allclose(there.adjacency, here.adjacency, atol=1e-4)
 
 

@@ -94,8 +94,10 @@ def test_what_is_no_intervention(model: Any, graph: Graph) -> None:
     for wrong in ("1:2:3", 7, [(1, 2, 3, 4.0)]):
         with pytest.raises(InputError, match="expected an Intervention"):
             as_list(wrong)
+    unchecked = replace(ONE)
+    object.__setattr__(unchecked, "how", "ablate")  # past the tests' check of types
     with pytest.raises(InputError, match="how must be one of set, scale, add"):
-        tla.Intervention(0, 1, 2, 3.0, "ablate")
+        unchecked.__post_init__()
     with pytest.raises(InputError, match="only features can be changed"):
         tla.supernode([graph.nodes[len(graph.nodes) - 1]], 0.0)
     with pytest.raises(InputError, match="at least one feature"):

@@ -53,7 +53,7 @@ def _answers(result: InterventionResult, n: int) -> Table:
     table = _table("token", "before", "after", "logit")
     table.columns[0].justify = "left"
     for token_id in sorted(token_ids, key=lambda i: -float(after[i])):
-        text = quote(result.run.host.token_strings([token_id])[0])
+        text = quote(result.prompt_run.host.token_strings([token_id])[0])
         shares = [f"{float(p[token_id]):.1%}" for p in (before, after)]
         table.add_row(Text(text), *shares, f"{logit_changes[token_id]:+.2f}")
     return table

@@ -43,20 +43,20 @@ class InterventionResult:
     original_logits: Logits
     original_reads: Streams
     propagation: Propagation
-    run: PromptRun
+    prompt_run: PromptRun
     clamps: Clamps
 
     @property
     def tokens(self) -> tuple[str, ...]:
         """The prompt's tokens."""
-        return self.run.host.token_strings(self.run.snapshot.token_ids.tolist())
+        return self.prompt_run.host.token_strings(self.prompt_run.snapshot.token_ids.tolist())
 
     @cached_property
     def activations(self) -> Activations:
         """Activations on this run, the changed features at the values that they are held at, zero
         at the prefix. Dense: see :meth:`preactivations` for some features of a wide dictionary."""
-        activations = self.run.dictionary.encode(self.reads)
-        activations[:, : self.run.prefix] = 0
+        activations = self.prompt_run.dictionary.encode(self.reads)
+        activations[:, : self.prompt_run.prefix] = 0
         c = self.clamps
         activations[c.layer, c.position, c.feature] = c.values(c.original)
         return activations
@@ -74,7 +74,9 @@ class InterventionResult:
         layer, position, index = (column.to(out.device) for column in (layer, position, index))
         for i in layer.unique().tolist():
             in_layer = layer == i
-            read = self.run.dictionary.reads(i, gates[i], position[in_layer], index[in_layer])
+            read = self.prompt_run.dictionary.reads(
+                i, gates[i], position[in_layer], index[in_layer]
+            )
             x = self.reads[i, position[in_layer]]
             out[in_layer] = (read.vectors * x).sum(-1) + read.bias
         return out
@@ -176,7 +178,7 @@ def edited_runs(
                 original_logits=run.snapshot.logits,
                 original_reads=reads,
                 propagation=mode.propagation,
-                run=run,
+                prompt_run=run,
                 clamps=in_pass.select(in_pass.row == row),
             )
 
