@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 ATLAS = "atlas"
 """Name of the bundled model and of its dictionary."""
 
-Prompt = Annotated[str, typer.Argument(help="The text to run.", show_default=False)]
+Prompt = Annotated[
+    str, typer.Argument(metavar="PROMPT", help="The text to run.", show_default=False)
+]
 ModelName = Annotated[
     str | None,
     typer.Option(

@@ -24,7 +24,9 @@ DictionaryName = Annotated[
 ]
 Dataset = Annotated[
     str | None,
-    typer.Argument(help="A folder or a .jsonl or .txt file. Default: Atlas's questions."),
+    typer.Argument(
+        metavar="DATASET", help="A folder or a .jsonl or .txt file. Default: Atlas's questions."
+    ),
 ]
 Contexts = Annotated[int, typer.Option(min=1, help="Number of contexts to evaluate on.")]
 Context = Annotated[

@@ -26,7 +26,9 @@ Targets = Annotated[
 MaxLogits = Annotated[int, typer.Option(min=1, help="Maximum number of logits to explain.")]
 LogitMass = Annotated[
     float,
-    typer.Option(min=0.0, max=1.0, help="Explain no more logits than reach this probability."),
+    typer.Option(
+        min=0.0, max=1.0, help="Explain the likeliest tokens until they hold this probability."
+    ),
 ]
 Coverage = Annotated[
     float | None,
