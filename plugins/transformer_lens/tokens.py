@@ -11,16 +11,19 @@ from tl_attribution.errors import InputError
 
 
 def tokenize(model: Any, text: str, with_bos: bool) -> list[int]:
-    """Token ids of a text, as the model's own ``to_tokens`` gives them."""
-    _tokenizer(model)
-    if with_bos:
-        return model.to_tokens(text)[0].tolist()
-    return model.to_tokens(text, prepend_bos=False)[0].tolist()
+    """Token ids of a text, as the model's own ``to_tokens`` gives them, however many; a BOS token
+    that the text begins with is not put before it again."""
+    tokenizer = require_tokenizer(model)
+    if not with_bos:
+        return model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
+    ids = model.to_tokens(text, truncate=False)[0].tolist()
+    typed = _leading_bos(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])
+    return ids[_leading_bos(tokenizer, ids) - typed :] if typed else ids
 
 
 def tokenize_all(model: Any, texts: Sequence[str], with_bos: bool) -> list[list[int]]:
     """Token ids of many texts in one call of the tokenizer, which is parallel where it is fast."""
-    tokenizer = _tokenizer(model)
+    tokenizer = require_tokenizer(model)
     bos = tokenize(model, "", with_bos=True)[:1] if with_bos else []
     bos = bos if bos == [tokenizer.bos_token_id] else []
     if not texts:
@@ -39,7 +42,7 @@ def tokenize_all(model: Any, texts: Sequence[str], with_bos: bool) -> list[list[
 
 def digest(model: Any) -> str:
     """A hash of the tokenizer: of its own file where it is fast, else of its class and words."""
-    tokenizer = _tokenizer(model)
+    tokenizer = require_tokenizer(model)
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         about: Any = [type(tokenizer).__qualname__, sorted(tokenizer.get_vocab().items())]
@@ -61,11 +64,26 @@ def strings(model: Any, token_ids: list[int]) -> tuple[str, ...]:
 _OF_THE_CALL = ("truncation", "padding")
 
 
-def _tokenizer(model: Any) -> Any:
+def text(model: Any, token_ids: list[int]) -> str:
+    """The text of some tokens, special ones included."""
+    return require_tokenizer(model).decode(token_ids, clean_up_tokenization_spaces=False)
+
+
+def model_name(model: Any) -> str:
+    """What messages call the model."""
+    return model.cfg.model_name or "unnamed model"
+
+
+def require_tokenizer(model: Any) -> Any:
+    """The model's tokenizer. Raises InputError if it has none."""
     if model.tokenizer is None:
-        name = model.cfg.model_name or "unnamed model"
-        raise InputError(f"{name} has no tokenizer; give token ids instead of text")
+        raise InputError(f"{model_name(model)} has no tokenizer; give token ids instead of text")
     return model.tokenizer
+
+
+def _leading_bos(tokenizer: Any, ids: Sequence[int]) -> int:
+    """How many BOS tokens the ids begin with."""
+    return next((i for i, token in enumerate(ids) if token != tokenizer.bos_token_id), len(ids))
 
 
 def _string(tokenizer: Any, token_id: int) -> str:
