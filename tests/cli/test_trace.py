@@ -56,6 +56,9 @@ def test_defaults_are_atlas_and_its_dictionary(
         "load_dictionary": "atlas",
         "prompt": DALLAS,
         "targets": None,
+        "answer": None,
+        "answer_token": None,
+        "generate": None,
         "max_logits": 10,
         "logit_mass": 0.95,
         "coverage": None,
@@ -63,6 +66,33 @@ def test_defaults_are_atlas_and_its_dictionary(
         "prefix": None,
         "engine": "closed_form",
     }
+
+
+def test_a_chat_and_an_answer_reach_the_library(
+    cli: Callable[..., Ran], asked: dict[str, Any]
+) -> None:
+    chat = ("trace", DALLAS, "--chat")
+    user = {"role": "user", "content": DALLAS}
+    assert cli(*chat).code == 0
+    assert asked["prompt"] == [user]
+    assert (
+        cli(*chat, "--system", "Be brief.", "--answer", " Austin", "--answer-token", "-1").code == 0
+    )
+    assert asked["prompt"] == [{"role": "system", "content": "Be brief."}, user]
+    assert (asked["answer"], asked["answer_token"], asked["generate"]) == (" Austin", -1, None)
+    assert cli(*chat, "--generate", "3").code == 0
+    assert asked["generate"] == 3
+    assert is_one_line_about(cli("trace", DALLAS, "--system", "Be brief."), "give --chat with it")
+
+
+@pytest.mark.hosts
+def test_atlas_answers_in_several_tokens_and_is_not_a_chat_model(cli: Callable[..., Ran]) -> None:
+    ran = cli("trace", DALLAS, "--answer", " Austin.")
+    assert ran.code == 0, ran.err
+    assert '" Austin."' in ran.out
+    assert is_one_line_about(cli("trace", DALLAS, "--chat"), "atlas has no chat template")
+    assert is_one_line_about(cli("trace", DALLAS, "--answer", ""), "the answer is empty")
+    assert is_one_line_about(cli("trace", DALLAS, "--generate", "0"), "generate must be at least 1")
 
 
 def test_every_option_reaches_the_library(cli: Callable[..., Ran], asked: dict[str, Any]) -> None:
@@ -76,6 +106,9 @@ def test_every_option_reaches_the_library(cli: Callable[..., Ran], asked: dict[s
         "load_dictionary": "d",
         "prompt": DALLAS,
         "targets": [" Austin", "[red]"],
+        "answer": None,
+        "answer_token": None,
+        "generate": None,
         "max_logits": 3,
         "logit_mass": 0.5,
         "coverage": 0.9,

@@ -19,6 +19,13 @@ ATLAS = "atlas"
 """The bundled model."""
 
 Prompt = Annotated[str, typer.Argument(help="The text to run.", show_default=False)]
+Chat = Annotated[
+    bool,
+    typer.Option("--chat", help="PROMPT is a user's message, in the model's chat template."),
+]
+System = Annotated[
+    str | None, typer.Option("--system", help="With --chat: the system message before it.")
+]
 ModelName = Annotated[
     str | None,
     typer.Option(
@@ -60,7 +67,9 @@ TrainedOn = Annotated[
 ]
 Prefix = Annotated[
     int | None,
-    typer.Option(min=0, help="Leading tokens that every prompt shares. Else the BOS token."),
+    typer.Option(
+        min=0, help="Leading tokens that every prompt shares. Else BOS, or the chat's opening."
+    ),
 ]
 
 
@@ -83,6 +92,17 @@ class Chosen(NamedTuple):
             "model_name": self.trained_on,
         }
         return {name: one for name, one in given.items() if one is not None}
+
+
+def as_prompt(text: str, chat: bool, system: str | None) -> str | list[dict[str, str]]:
+    """PROMPT as text, or as the messages of a chat. Raises InputError for a system message without
+    a chat."""
+    if not chat:
+        if system is not None:
+            raise InputError("--system is a message of a chat; give --chat with it")
+        return text
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": text}]
 
 
 def load(chosen: Chosen, progress: Report | None = None) -> tuple[Any, tla.Dictionary]:

@@ -57,6 +57,8 @@ def intervene(
     writes: common.Writes = None,
     k: common.K = None,
     trained_on: common.TrainedOn = None,
+    chat: common.Chat = False,
+    system: common.System = None,
     set_: Set = None,
     scale: Scale = None,
     add: Add = None,
@@ -85,7 +87,7 @@ def intervene(
     }
 
     chosen = common.Chosen(model, dictionary, reads, writes, k, trained_on)
-    _run(chosen, prompt, interventions, settings, generate)
+    _run(chosen, common.as_prompt(prompt, chat, system), interventions, settings, generate)
 
 
 Change = Literal["set", "scale", "add", "ablate"]
@@ -126,7 +128,7 @@ def _layers(text: str) -> range:
 
 def _run(
     chosen: common.Chosen,
-    prompt: str,
+    prompt: str | list[dict[str, str]],
     interventions: list[Any],
     settings: dict[str, Any],
     n_new: int,

@@ -31,6 +31,17 @@ Targets = Annotated[
     list[str] | None,
     typer.Option("--target", help="Token to explain; repeat for more. Else the likely ones."),
 ]
+AnswerText = Annotated[
+    str | None, typer.Option("--answer", help="Explain this answer, each of its tokens.")
+]
+AnswerToken = Annotated[
+    int | None,
+    typer.Option("--answer-token", help="… or one by number. 0: the first, -1: the last."),
+]
+Generate = Annotated[
+    int | None,
+    typer.Option("--generate", help="Let the model answer with so many tokens; explain the last."),
+]
 MaxLogits = Annotated[int, typer.Option(min=1, help="Explain at most so many likely tokens.")]
 LogitMass = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="… and no more than hold this probability.")
@@ -61,7 +72,12 @@ def trace(
     json: Json = None,
     html: Html = None,
     wandb: Wandb = None,
+    chat: common.Chat = False,
+    system: common.System = None,
     target: Targets = None,
+    answer: AnswerText = None,
+    answer_token: AnswerToken = None,
+    generate: Generate = None,
     max_logits: MaxLogits = 10,
     logit_mass: LogitMass = 0.95,
     coverage: Coverage = None,
@@ -80,8 +96,11 @@ def trace(
         check_run(f"wandb:{wandb}")
     graph, seconds = _compute(
         common.Chosen(model, dictionary, reads, writes, k, trained_on),
-        prompt,
+        common.as_prompt(prompt, chat, system),
         targets=target or None,
+        answer=answer,
+        answer_token=answer_token,
+        generate=generate,
         max_logits=max_logits,
         logit_mass=logit_mass,
         coverage=coverage,
@@ -101,7 +120,9 @@ def trace(
     trace_report.show(terminal.console(), graph, pruned, seconds, written)
 
 
-def _compute(chosen: common.Chosen, prompt: str, **settings: Any) -> tuple[tla.Graph, float]:
+def _compute(
+    chosen: common.Chosen, prompt: str | list[dict[str, str]], **settings: Any
+) -> tuple[tla.Graph, float]:
     """The graph and the seconds it took once everything was loaded."""
     from tl_attribution.cli import terminal
 

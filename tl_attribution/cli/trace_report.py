@@ -27,6 +27,9 @@ def show(console: Console, graph: Graph, pruned: Graph, seconds: float, files: l
     for position, token in enumerate(metadata.tokens):
         console.print(Text(f" {position} ", "dim"), quote(token), sep="", end=" ", soft_wrap=True)
     console.print()
+    if metadata.answer:
+        _heading(console, "explained")
+        console.print(f"  {quote(metadata.answer)}", soft_wrap=True)
     _heading(console, "answers")
     for answer in metadata.answers:
         bar = "█" * round(answer.probability * BAR)
