@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from tl_attribution.hosts.frozen_layers import FrozenAttention, FrozenNorm
 from tl_attribution.hosts.protocols import EditMlps, MlpPairs, ReplaceMlp
 from tl_attribution.hosts.sites import ReadSite, WriteSite
 from tl_attribution.hosts.snapshot import Block, Snapshot
-from tl_attribution.plugins.transformer_lens import hook_names, tokens
+from tl_attribution.plugins.transformer_lens import chat, hook_names, tokens
 from tl_attribution.plugins.transformer_lens.capture import capture, check_finite, dtype_and_device
 from tl_attribution.plugins.transformer_lens.editing import EditedPass
 from tl_attribution.shapes import Streams, TokenIds
@@ -56,11 +56,13 @@ class TransformerLensHost(abc.ABC):
 
     def __init__(self, model: Any) -> None:
         self.model, cfg = model, model.cfg
-        self.name: str = cfg.model_name or "unnamed model"
+        self.name: str = tokens.model_name(model)
         self.n_layers, self.d_model = int(cfg.n_layers), int(cfg.d_model)
         self.d_vocab, self.n_ctx = int(cfg.d_vocab), int(cfg.n_ctx)
         tokenizer = model.tokenizer
         self.bos_token_id = None if tokenizer is None else tokenizer.bos_token_id
+        self.eos_token_id = None if tokenizer is None else tokenizer.eos_token_id
+        self.unk_token_id = None if tokenizer is None else tokenizer.unk_token_id
         self.parallel = bool(getattr(cfg, "parallel_attn_mlp", False))
         cap = getattr(cfg, "output_logits_soft_cap", None)
         self.soft_cap = float(cap) if cap is not None and cap > 0 else None
@@ -93,7 +95,7 @@ class TransformerLensHost(abc.ABC):
     # Tokens
 
     def tokenize(self, text: str, *, with_bos: bool) -> list[int]:
-        """Tokenize a text, cut at the context's length."""
+        """Tokenize a text of any length."""
         return tokens.tokenize(self.model, text, with_bos)
 
     def tokenize_all(self, texts: Sequence[str], *, with_bos: bool) -> list[list[int]]:
@@ -103,6 +105,18 @@ class TransformerLensHost(abc.ABC):
     def tokenizer_digest(self) -> str:
         """A hash of everything that the tokenizer's ids depend on."""
         return tokens.digest(self.model)
+
+    def chat_token_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation by the tokenizer's chat template."""
+        return chat.chat_token_ids(self.model, messages)
+
+    def chat_opening(self, role: str) -> list[int]:
+        """What the chat template puts before the text of a first message of this role."""
+        return chat.chat_opening(self.model, role)
+
+    def text(self, token_ids: list[int]) -> str:
+        """The text of some tokens, special ones included."""
+        return tokens.text(self.model, token_ids)
 
     def token_strings(self, token_ids: list[int]) -> tuple[str, ...]:
         """Each token as text, its leading space kept; without a tokenizer, its number."""

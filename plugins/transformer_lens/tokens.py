@@ -11,16 +11,19 @@ from tl_attribution.errors import InputError
 
 
 def tokenize(model: Any, text: str, with_bos: bool) -> list[int]:
-    """Tokenize a text with the model's ``to_tokens``."""
-    _tokenizer(model)
-    if with_bos:
-        return model.to_tokens(text)[0].tolist()
-    return model.to_tokens(text, prepend_bos=False)[0].tolist()
+    """Tokenize a text of any length with the model's ``to_tokens``; a BOS token that the text
+    begins with is not put before it again."""
+    tokenizer = require_tokenizer(model)
+    if not with_bos:
+        return model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
+    ids = model.to_tokens(text, truncate=False)[0].tolist()
+    typed = _leading_bos(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])
+    return ids[_leading_bos(tokenizer, ids) - typed :] if typed else ids
 
 
 def tokenize_all(model: Any, texts: Sequence[str], with_bos: bool) -> list[list[int]]:
     """Tokenize many texts in one call of the tokenizer, which is parallel if it is a fast one."""
-    tokenizer = _tokenizer(model)
+    tokenizer = require_tokenizer(model)
     bos = tokenize(model, "", with_bos=True)[:1] if with_bos else []
     bos = bos if bos == [tokenizer.bos_token_id] else []
     if not texts:
@@ -40,7 +43,7 @@ def tokenize_all(model: Any, texts: Sequence[str], with_bos: bool) -> list[list[
 def digest(model: Any) -> str:
     """A hash of the tokenizer: of its serialization if it is a fast one, else of its class and
     vocabulary."""
-    tokenizer = _tokenizer(model)
+    tokenizer = require_tokenizer(model)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         content: Any = [type(tokenizer).__qualname__, sorted(tokenizer.get_vocab().items())]
@@ -62,11 +65,26 @@ _CALL_SETTINGS = ("truncation", "padding")
 """Parts of the serialization that the latest call of the tokenizer sets."""
 
 
-def _tokenizer(model: Any) -> Any:
+def text(model: Any, token_ids: list[int]) -> str:
+    """The text of some tokens, special ones included."""
+    return require_tokenizer(model).decode(token_ids, clean_up_tokenization_spaces=False)
+
+
+def model_name(model: Any) -> str:
+    """What messages call the model."""
+    return model.cfg.model_name or "unnamed model"
+
+
+def require_tokenizer(model: Any) -> Any:
+    """The model's tokenizer. Raises InputError if it has none."""
     if model.tokenizer is None:
-        name = model.cfg.model_name or "unnamed model"
-        raise InputError(f"{name} has no tokenizer; give token ids instead of text")
+        raise InputError(f"{model_name(model)} has no tokenizer; give token ids instead of text")
     return model.tokenizer
+
+
+def _leading_bos(tokenizer: Any, ids: Sequence[int]) -> int:
+    """How many BOS tokens the ids begin with."""
+    return next((i for i, token in enumerate(ids) if token != tokenizer.bos_token_id), len(ids))
 
 
 def _string(tokenizer: Any, token_id: int) -> str:

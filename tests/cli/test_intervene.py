@@ -11,7 +11,8 @@ import pytest
 
 import tl_attribution as tla
 from tests.cli.outcome import Outcome, is_one_line_about
-from tests.models import HOSTS, tiny
+from tests.hosts.test_chat import chat_model
+from tests.models import HOSTS, RAW_HOSTS, tiny
 from tests.random_dictionaries import transcoder
 from tl_attribution.dictionaries import loading
 
@@ -138,3 +139,19 @@ def test_validate_reads_a_graph_and_writes_its_report(
     assert all(sentence in outcome.out for sentence in validation.verdict)
     assert page.read_text().startswith("<!doctype html>")
     assert is_one_line_about(cli("validate", tmp_path / "none"), "no graph file at")
+
+
+def test_a_chat_is_run_in_its_template(cli: Callable[..., Outcome]) -> None:
+    change = ("intervene", " w5 w6", "--ablate", "0:4:3", "--chat")
+    assert is_one_line_about(cli(*change), "tiny-gpt2 has no chat template")
+    assert is_one_line_about(cli(*change[:4], "--system", " w7"), "give --chat with it")
+
+
+def test_a_chat_model_runs_the_messages(
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tla, "load_model", lambda name: chat_model(RAW_HOSTS[0]), raising=False)
+    ran = cli("intervene", " w5 w6", "--ablate", "0:4:3", "--chat", "--system", " w7")
+    assert ran.code == 0, ran.err
+    assert all(f'{position} "' in ran.out for position in range(12))
+    assert ' 3 " w7"' in ran.out

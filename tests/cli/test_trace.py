@@ -55,6 +55,9 @@ def test_defaults_are_atlas_and_its_dictionary(
         "load_dictionary": "atlas",
         "prompt": DALLAS,
         "targets": None,
+        "answer": None,
+        "answer_token": None,
+        "generate": None,
         "max_logits": 10,
         "logit_mass": 0.95,
         "coverage": None,
@@ -62,6 +65,35 @@ def test_defaults_are_atlas_and_its_dictionary(
         "prefix": None,
         "engine": "closed_form",
     }
+
+
+def test_a_chat_and_an_answer_reach_the_library(
+    cli: Callable[..., Outcome], calls: dict[str, Any]
+) -> None:
+    chat = ("trace", DALLAS, "--chat")
+    user = {"role": "user", "content": DALLAS}
+    assert cli(*chat).code == 0
+    assert calls["prompt"] == [user]
+    assert (
+        cli(*chat, "--system", "Be brief.", "--answer", " Austin", "--answer-token", "-1").code == 0
+    )
+    assert calls["prompt"] == [{"role": "system", "content": "Be brief."}, user]
+    assert (calls["answer"], calls["answer_token"], calls["generate"]) == (" Austin", -1, None)
+    assert cli(*chat, "--generate", "3").code == 0
+    assert calls["generate"] == 3
+    assert is_one_line_about(cli("trace", DALLAS, "--system", "Be brief."), "give --chat with it")
+
+
+@pytest.mark.hosts
+def test_atlas_answers_in_several_tokens_and_is_not_a_chat_model(
+    cli: Callable[..., Outcome],
+) -> None:
+    ran = cli("trace", DALLAS, "--answer", " Austin.")
+    assert ran.code == 0, ran.err
+    assert '" Austin."' in ran.out
+    assert is_one_line_about(cli("trace", DALLAS, "--chat"), "atlas has no chat template")
+    assert is_one_line_about(cli("trace", DALLAS, "--answer", ""), "the answer is empty")
+    assert is_one_line_about(cli("trace", DALLAS, "--generate", "0"), "generate must be at least 1")
 
 
 def test_every_option_reaches_the_library(
@@ -77,6 +109,9 @@ def test_every_option_reaches_the_library(
         "load_dictionary": "d",
         "prompt": DALLAS,
         "targets": [" Austin", "[red]"],
+        "answer": None,
+        "answer_token": None,
+        "generate": None,
         "max_logits": 3,
         "logit_mass": 0.5,
         "coverage": 0.9,

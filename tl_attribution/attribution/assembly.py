@@ -94,8 +94,10 @@ def _metadata(
     run, host = problem.run, problem.run.host
     top = run.snapshot.logits[-1].softmax(-1).topk(min(N_ANSWERS, host.d_vocab))
     answers = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+    answer = problem.answer
+    n_prompt = len(tokens) if answer is None else answer.n_prompt
     return GraphMetadata(
-        prompt="".join(tokens[run.prefix :]),
+        prompt="".join(tokens[run.prefix : n_prompt]),
         token_ids=tuple(run.snapshot.token_ids.tolist()),
         tokens=tokens,
         prefix=run.prefix,
@@ -108,6 +110,7 @@ def _metadata(
             for probability, token in answers
         ),
         settings=settings,
+        answer="" if answer is None else "".join(host.token_strings(list(answer.token_ids))),
     )
 
 

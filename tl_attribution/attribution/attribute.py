@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import torch
 
+from tl_attribution.attribution.answers import AnswerOptions, check_answer_options, run_answer
 from tl_attribution.attribution.assembly import assemble
 from tl_attribution.attribution.autograd import AutogradEngine
 from tl_attribution.attribution.closed_form import ClosedFormEngine
@@ -31,6 +32,9 @@ def attribute(
     max_logits: int = 10,
     logit_mass: float = 0.95,
     targets: Sequence[Target] | Target | None = None,
+    answer: str | Sequence[int] | None = None,
+    answer_token: int | None = None,
+    generate: int | None = None,
     coverage: float | None = None,
     max_features: int | None = None,
     prefix: int | None = None,
@@ -39,13 +43,19 @@ def attribute(
 ) -> Graph:
     """The attribution graph of one prompt (methods paper, "Constructing an attribution graph").
 
-    ``prompt``: text, token ids, or a one-dimensional tensor of ids. What
+    ``prompt``: text; chat messages (``[{"role": "user", "content": "…"}]``), which the model's chat
+    template is put around; token ids, also as a tensor; or what a tokenizer returns. What
     :func:`tl_attribution.prepare` returned takes the place of model, prompt and dictionary.
     ``targets``: token strings or ids, or :class:`TokenTarget`, :class:`DifferenceTarget`,
     :class:`DirectionTarget`, :class:`FeatureTarget`; None takes the most likely next tokens, up to
     ``max_logits``, until ``logit_mass``. ``prefix``: number of leading positions that every prompt
-    shares, whose features are not nodes; None asks the tokenizer (1 if the first token is BOS,
-    else 0).
+    shares, whose features are not nodes; None asks the tokenizer (the BOS token, and the opening of
+    its chat template where the prompt begins with it).
+
+    ``answer``: a text, or token ids, that follows the prompt. Its tokens are the targets, each
+    one's logit at the position before it, with equal weights; ``answer_token`` explains one of them
+    by number (0: the first, -1: the last). ``generate``: the model answers first, with this many of
+    its most likely tokens or until its EOS token; the last is explained, or ``answer_token``.
 
     By default every active feature is a node. ``coverage`` keeps at each layer the fewest features
     that hold this share of its influence, ``max_features`` the most influential; what the others
@@ -66,11 +76,14 @@ def attribute(
         "max_features": max_features,
         "engine": engine,
     }
+    options = AnswerOptions(answer, answer_token, generate)
+    check_answer_options(options, targets)
     run = prepare(model, prompt, dictionary, prefix)
     with torch.no_grad():
-        problem = pose_problem(run, targets, max_logits, logit_mass)
+        run, explained = run_answer(run, options) if options.explains_answer else (run, None)
+        problem = pose_problem(run, targets, max_logits, logit_mass, explained)
         edges = _trace(problem, _engine(engine, problem), coverage, max_features, progress)
-        return assemble(problem, edges, settings)
+        return assemble(problem, edges, {**settings, **options.settings()})
 
 
 def _engine(name: EngineName, problem: AttributionProblem) -> Engine:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_attribution.attribution.answers import ExplainedAnswer
 from tl_attribution.attribution.targets import (
     FeatureTarget,
     ResolvedTarget,
@@ -24,11 +25,12 @@ from tl_attribution.replacement.prompt_run import PromptRun
 @dataclass(frozen=True, eq=False)
 class AttributionProblem:
     """A local replacement model, the targets that are not features (``logits``), and the weight of
-    every active feature as a target, zero for most."""
+    every active feature as a target, zero for most. ``answer``: whose tokens the targets are."""
 
     local: LocalReplacementModel
     logits: list[ResolvedTarget]
     feature_weights: Float[Tensor, " active"]
+    answer: ExplainedAnswer | None = None
 
     @property
     def run(self) -> PromptRun:
@@ -51,16 +53,19 @@ def pose_problem(
     targets: Sequence[Target] | Target | None,
     max_logits: int,
     logit_mass: float,
+    answer: ExplainedAnswer | None = None,
 ) -> AttributionProblem:
     """Resolve the targets and build the local replacement model that they see. Raises InputError
     for targets that cannot be explained."""
-    if targets is None:
+    if answer is not None:
+        targets = answer.targets
+    elif targets is None:
         targets = salient_tokens(run.snapshot, max_logits, logit_mass)
     logits, features = resolve_targets(run, targets)
     last = max([target.position for target in (*logits, *features)])
     local = build_local_model(run, last + 1)
     local, weights = _feature_targets(local, features, keep_all=bool(logits))
-    return AttributionProblem(local, logits, weights)
+    return AttributionProblem(local, logits, weights, answer)
 
 
 def _feature_targets(

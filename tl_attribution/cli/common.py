@@ -21,6 +21,13 @@ ATLAS = "atlas"
 Prompt = Annotated[
     str, typer.Argument(metavar="PROMPT", help="The text to run.", show_default=False)
 ]
+Chat = Annotated[
+    bool,
+    typer.Option("--chat", help="PROMPT is a user's message, in the model's chat template."),
+]
+System = Annotated[
+    str | None, typer.Option("--system", help="With --chat: the system message before it.")
+]
 ModelName = Annotated[
     str | None,
     typer.Option(
@@ -64,7 +71,10 @@ TrainedOn = Annotated[
 ]
 Prefix = Annotated[
     int | None,
-    typer.Option(min=0, help="Leading tokens that every prompt shares. Default: the BOS token."),
+    typer.Option(
+        min=0,
+        help="Leading tokens that every prompt shares. Default: BOS, or the chat's opening.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all numbers as JSON.")]
@@ -101,6 +111,17 @@ class ModelOptions(NamedTuple):
             "model_name": self.trained_on,
         }
         return {name: value for name, value in options.items() if value is not None}
+
+
+def as_prompt(text: str, chat: bool, system: str | None) -> str | list[dict[str, str]]:
+    """PROMPT as text, or as the messages of a chat. Raises InputError for a system message without
+    a chat."""
+    if not chat:
+        if system is not None:
+            raise InputError("--system is a message of a chat; give --chat with it")
+        return text
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": text}]
 
 
 def load(options: ModelOptions, progress: Progress | None = None) -> tuple[Any, tla.Dictionary]:

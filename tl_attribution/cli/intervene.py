@@ -63,6 +63,8 @@ def intervene(
     writes: common.Writes = None,
     k: common.K = None,
     trained_on: common.TrainedOn = None,
+    chat: common.Chat = False,
+    system: common.System = None,
     set_: Set = None,
     scale: Scale = None,
     add: Add = None,
@@ -91,7 +93,7 @@ def intervene(
     }
 
     options = common.ModelOptions(model, dictionary, reads, writes, k, trained_on)
-    _run(options, prompt, interventions, settings, generate)
+    _run(options, common.as_prompt(prompt, chat, system), interventions, settings, generate)
 
 
 Change = Literal["set", "scale", "add", "ablate"]
@@ -132,7 +134,7 @@ def _layers(text: str) -> range:
 
 def _run(
     options: common.ModelOptions,
-    prompt: str,
+    prompt: str | list[dict[str, str]],
     interventions: list[Any],
     settings: dict[str, Any],
     n_new: int,

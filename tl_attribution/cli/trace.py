@@ -23,6 +23,17 @@ Targets = Annotated[
     list[str] | None,
     typer.Option("--target", help="Token to explain; repeatable. Default: the likeliest tokens."),
 ]
+AnswerText = Annotated[
+    str | None, typer.Option("--answer", help="Explain this answer, each of its tokens.")
+]
+AnswerToken = Annotated[
+    int | None,
+    typer.Option("--answer-token", help="… or one by number. 0: the first, -1: the last."),
+]
+Generate = Annotated[
+    int | None,
+    typer.Option("--generate", help="Let the model answer with N tokens, and explain the last."),
+]
 MaxLogits = Annotated[int, typer.Option(min=1, help="Maximum number of logits to explain.")]
 LogitMass = Annotated[
     float,
@@ -63,7 +74,12 @@ def trace(
     json: Json = None,
     html: Html = None,
     wandb: Wandb = None,
+    chat: common.Chat = False,
+    system: common.System = None,
     target: Targets = None,
+    answer: AnswerText = None,
+    answer_token: AnswerToken = None,
+    generate: Generate = None,
     max_logits: MaxLogits = 10,
     logit_mass: LogitMass = 0.95,
     coverage: Coverage = None,
@@ -82,8 +98,11 @@ def trace(
         check_run(f"wandb:{wandb}")
     graph, seconds = _compute(
         common.ModelOptions(model, dictionary, reads, writes, k, trained_on),
-        prompt,
+        common.as_prompt(prompt, chat, system),
         targets=target or None,
+        answer=answer,
+        answer_token=answer_token,
+        generate=generate,
         max_logits=max_logits,
         logit_mass=logit_mass,
         coverage=coverage,
@@ -103,7 +122,9 @@ def trace(
     trace_report.show(terminal.console(), graph, pruned, seconds, written)
 
 
-def _compute(options: common.ModelOptions, prompt: str, **settings: Any) -> tuple[tla.Graph, float]:
+def _compute(
+    options: common.ModelOptions, prompt: str | list[dict[str, str]], **settings: Any
+) -> tuple[tla.Graph, float]:
     """Load and trace; returns the graph and the seconds that tracing took."""
     from tl_attribution.cli import terminal
 

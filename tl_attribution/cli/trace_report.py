@@ -28,6 +28,9 @@ def show(console: Console, graph: Graph, pruned: Graph, seconds: float, files: l
     for position, token in enumerate(metadata.tokens):
         console.print(Text(f" {position} ", "dim"), quote(token), sep="", end=" ", soft_wrap=True)
     console.print()
+    if metadata.answer:
+        print_heading(console, "explained")
+        console.print(f"  {quote(metadata.answer)}", soft_wrap=True)
     print_heading(console, "answers")
     for answer in metadata.answers:
         bar = "█" * round(answer.probability * BAR)

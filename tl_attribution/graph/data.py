@@ -45,7 +45,9 @@ class Answer(NamedTuple):
 @dataclass(frozen=True)
 class GraphMetadata:
     """Where a graph comes from. ``settings`` holds the arguments of the trace, of pruning and of
-    taking a subgraph."""
+    taking a subgraph. ``answer`` is the text whose tokens are explained, "" where it is the next
+    token; ``tokens`` are then those of the prompt and of the answer before the last that is
+    explained."""
 
     prompt: str
     token_ids: tuple[int, ...]
@@ -57,6 +59,7 @@ class GraphMetadata:
     dictionary: str
     answers: tuple[Answer, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    answer: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -40,6 +40,8 @@ class Traceable(Protocol):
     d_vocab: int
     n_ctx: int
     bos_token_id: int | None
+    eos_token_id: int | None
+    unk_token_id: int | None
     device: torch.device
     compute_dtype: torch.dtype
     """The dtype of what is read from the model: fp32, or fp64 where the weights are."""
@@ -49,8 +51,23 @@ class Traceable(Protocol):
     """The write hook of the model's own neurons."""
 
     def tokenize(self, text: str, *, with_bos: bool) -> list[int]:
-        """Token ids of a text, cut at ``n_ctx``; ``with_bos`` adds the BOS token where the model
-        expects one."""
+        """Token ids of a text; ``with_bos`` puts the BOS token in front where the model expects one
+        and the text does not begin with it."""
+        ...
+
+    def chat_token_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation in the model's chat template, up to where the assistant's
+        text begins, or goes on if the last message is the assistant's. Raises InputError without a
+        template and for messages that it refuses."""
+        ...
+
+    def chat_opening(self, role: str) -> list[int]:
+        """Token ids that the chat template puts before the text of a first message of this role,
+        whatever that text is; empty without a template."""
+        ...
+
+    def text(self, token_ids: list[int]) -> str:
+        """The text of some tokens, special ones included."""
         ...
 
     def token_strings(self, token_ids: list[int]) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ def intervene(
     """Run a prompt with features held at values (methods paper, "Validating attribution graph
     hypotheses with interventions").
 
-    ``prompt``: text, token ids, or a graph of it. ``interventions``: one or several
+    ``prompt``: text, chat messages, token ids, or a graph of it. ``interventions``: one or several
     :class:`Intervention`, all made together. A feature of a cross-layer transcoder is changed in
     every layer that it writes to: by its decoder times (value − activation), so that its own
     contribution is replaced and never added to. ``propagation``, as in circuit-tracer's

@@ -7,7 +7,7 @@ from typing import Any
 
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError
-from tl_attribution.hosts.prompt import Prompt, resolve_prefix, token_ids
+from tl_attribution.hosts.prompt import Prompt, resolve_prompt
 from tl_attribution.replacement.active_features import ActiveFeatures, encode_prompt
 from tl_attribution.replacement.prompt_run import AttachedDictionary, PromptRun, attach
 
@@ -21,7 +21,7 @@ def features(
 ) -> ActiveFeatures | list[ActiveFeatures]:
     """The active features of a prompt, or of each prompt in a list of strings.
 
-    ``prompt``: text, token ids, or a one-dimensional tensor of ids. Features of the prefix (see
+    ``prompt``: as :func:`tl_attribution.prepare` takes it. Features of the prefix (see
     :func:`tl_attribution.attribute`) are left out; ``prefix=0`` keeps them. A run that
     :func:`tl_attribution.prepare` made takes the place of model, prompt and dictionary. Raises
     InputError for a prompt that cannot be run and MismatchError for a dictionary of another model.
@@ -43,7 +43,6 @@ def _prompt_features(
     attached: AttachedDictionary, prompt: Prompt, prefix: int | None
 ) -> ActiveFeatures:
     """Without a snapshot: what features read is all that is needed of the forward pass."""
-    host, ids = attached.host, token_ids(attached.host, prompt)
-    read = host.read(ids, attached.sites.read_site)
-    start = resolve_prefix(host, ids, prefix)
+    ids, start = resolve_prompt(attached.host, prompt, prefix)
+    read = attached.host.read(ids, attached.sites.read_site)
     return encode_prompt(attached.dictionary, lambda layer: read[layer], start, len(ids))

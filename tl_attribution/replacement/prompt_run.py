@@ -12,7 +12,7 @@ from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError, MismatchError
 from tl_attribution.graph.graph import Graph
 from tl_attribution.hosts.opening import ModelSites, find_sites, open_host
-from tl_attribution.hosts.prompt import Prompt, resolve_prefix, token_ids
+from tl_attribution.hosts.prompt import Prompt, resolve_prompt
 from tl_attribution.hosts.protocols import Traceable
 from tl_attribution.hosts.snapshot import Snapshot
 from tl_attribution.replacement.active_features import activations_at
@@ -116,10 +116,11 @@ def prepare(
 ) -> PromptRun:
     """Run a prompt once and keep all that attribution, interventions and validation start from.
 
-    ``prompt``: text, token ids, a one-dimensional tensor of ids, or a graph of the prompt, which is
-    then checked to be of this model and dictionary. ``prefix``: number of leading positions that
-    every prompt shares; None asks the tokenizer (1 if the first token is BOS, else 0), or the
-    graph. A ``PromptRun`` in place of ``model``, alone, is returned as it is.
+    ``prompt``: text, chat messages, token ids, what a tokenizer returns, or a graph of the prompt,
+    which is then checked to be of this model and dictionary. ``prefix``: number of leading
+    positions that every prompt shares; None asks the tokenizer (the BOS token, and the opening of
+    its chat template where the prompt begins with it), or the graph. A ``PromptRun`` in place of
+    ``model``, alone, is returned as it is.
 
     Raises InputError for a prompt that cannot be run, MismatchError for a dictionary or a graph of
     another model, UnsupportedModelError, and ProofError if the frozen model does not give back the
@@ -147,8 +148,7 @@ def prompt_run(
     attached: AttachedDictionary, prompt: Prompt, prefix: int | None = None
 ) -> PromptRun:
     """One prompt's run. Raises as :func:`prepare` does."""
-    ids = token_ids(attached.host, prompt)
-    length = resolve_prefix(attached.host, ids, prefix)
+    ids, length = resolve_prompt(attached.host, prompt, prefix)
     snapshot = attached.host.snapshot(ids)
     return PromptRun(attached.sites, attached.dictionary, snapshot, length)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.hosts.opening import editable
-from tl_attribution.hosts.prompt import Prompt, resolve_prefix, token_ids
+from tl_attribution.hosts.prompt import Prompt, resolve_prompt
 from tl_attribution.hosts.protocols import ReplaceMlp
 from tl_attribution.replacement.prompt_run import AttachedDictionary, attach
 from tl_attribution.replacement.reconstruction import ActiveColumns, encode_columns, reconstruct
@@ -92,8 +92,7 @@ def replacement_model(
     attached: AttachedDictionary, prompt: Prompt, prefix: int | None = None
 ) -> ReplacementModel:
     """The replacement model of one prompt. Raises InputError for a prompt that cannot be run."""
-    ids = token_ids(attached.host, prompt)
-    return ReplacementModel(attached, ids, resolve_prefix(attached.host, ids, prefix))
+    return ReplacementModel(attached, *resolve_prompt(attached.host, prompt, prefix))
 
 
 def replacement_logits(
