@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tests.models import HOSTS, VOCAB, tiny
 from tl_attribution.errors import FormatError, InputError, NotFoundError
-from tl_attribution.hosts.protocols import Host, host_for
+from tl_attribution.hosts.protocols import Host
+from tl_attribution.hosts.registry import host_for
 from tl_attribution.training import packing
 from tl_attribution.training.contexts import REMEMBERED, Contexts, StreamedContexts
 from tl_attribution.training.datasets import open_contexts
