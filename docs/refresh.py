@@ -36,7 +36,7 @@ def main() -> None:
         if document.with_suffix(".py").exists():
             continue
         text = document.read_text()
-        fresh = SHOWN.sub(lambda found: found[1] + output(found[2]) + found[3], text)
+        fresh = SHOWN.sub(lambda block: block[1] + output(block[2]) + block[3], text)
         if fresh != text:
             document.write_text(fresh)
             print(f"wrote {document.name}")

@@ -46,18 +46,18 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     of one; a symbolic link is followed. Devices, pipes and open descriptors (``/dev/null``,
     ``/dev/stdout``) are written into.
     """
-    given = Path(path)
-    descriptor = _descriptor(given)
-    if descriptor is not None or _is_stream(given):
+    destination = Path(path)
+    descriptor = _descriptor(destination)
+    if descriptor is not None or _is_stream(destination):
         with tempfile.TemporaryDirectory() as folder:
-            temporary = Path(folder) / (given.name or "content")
+            temporary = Path(folder) / (destination.name or "content")
             yield temporary
             sys.stdout.flush()  # what was printed before comes first
-            target = given if descriptor is None else os.dup(descriptor)
+            target = destination if descriptor is None else os.dup(descriptor)
             with temporary.open("rb") as content, open(target, "wb") as stream:
                 shutil.copyfileobj(content, stream)
         return
-    target = Path(os.path.realpath(given))
+    target = Path(os.path.realpath(destination))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)

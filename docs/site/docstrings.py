@@ -23,7 +23,7 @@ def as_markdown(text: str) -> str:
     >>> as_markdown("See :func:`tl_attribution.attribute`.")
     'See `tla.attribute`.'
     """
-    text = EXAMPLE.sub(lambda found: f"```pycon\n{found[0].rstrip()}\n```\n", text)
+    text = EXAMPLE.sub(lambda example: f"```pycon\n{example[0].rstrip()}\n```\n", text)
     return ROLE.sub(_name, text)
 
 

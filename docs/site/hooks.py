@@ -56,11 +56,11 @@ def _lookup(name: str) -> griffe.Object:
     names = public_names()
     if first not in names:
         raise SystemExit(f"the reference names tla.{first}, which is not a public name")
-    found: Any = _package()
+    member: Any = _package()
     for part in [*names[first].split("."), *rest]:
-        found = found.all_members[part]
-        found = found.final_target if found.is_alias else found
-    return found
+        member = member.all_members[part]
+        member = member.final_target if member.is_alias else member
+    return member
 
 
 def _returned(name: str) -> str:
@@ -69,12 +69,12 @@ def _returned(name: str) -> str:
     assert isinstance(function, griffe.Function)
     if not isinstance(function.returns, griffe.Expr):
         raise SystemExit(f"tla.{name} does not say in its signature what it returns")
-    found = [
+    classes = [
         _package().modules_collection[n.canonical_path]
         for n in function.returns.iterate()
         if isinstance(n, griffe.ExprName) and n.canonical_path.startswith("tl_attribution.")
     ]
-    first: Any = found[0]
+    first: Any = classes[0]
     return (first.final_target if first.is_alias else first).path  # fmt: skip
 
 

@@ -67,8 +67,8 @@ class AutogradEngine:
         for layer, block in enumerate(snapshot.blocks):
             middle = resid + block.attention(resid)
             branch = resid if block.parallel else middle
-            own = branch if readouts.site.place == "mlp" else resid
-            seen.append(read_through(snapshot.norm(layer), own, readouts.site))
+            stream = branch if readouts.site.place == "mlp" else resid
+            seen.append(read_through(snapshot.norm(layer), stream, readouts.site))
             read = branch if local.run.sites.read_site.place == "mlp" else resid
             written = local.base[layer] + self._features(layer, of_features)
             written = written + _at_end(of_errors[layer], local.errors[layer], local.run.prefix)

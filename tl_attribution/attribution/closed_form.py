@@ -68,9 +68,9 @@ class ClosedFormEngine:
         columns = ((layer >= lowest) & (layer <= highest)).nonzero().flatten()
         vectors = local.errors.new_empty(len(columns), local.errors.shape[-1])
         for source in sources:
-            mine = (layer[columns] == source).nonzero().flatten()
-            if len(mine):
-                vectors[mine] = local.writes(source, target, inner[columns[mine]])
+            of_source = (layer[columns] == source).nonzero().flatten()
+            if len(of_source):
+                vectors[of_source] = local.writes(source, target, inner[columns[of_source]])
         position = local.features.position[inner][columns]
         edges = torch.arange(local.run.n_positions + 1, device=position.device)
         rows = torch.searchsorted(position, edges).tolist()
@@ -105,21 +105,21 @@ def _pull(local: LocalReplacementModel, readouts: Readouts) -> _Pulled:
     vectors, constant = torch.empty_like(readouts.vectors), readouts.bias.clone()
     step = 2 * readouts.layer
     for layer in readouts.layer.unique().tolist():
-        mine = readouts.layer == layer
-        norm, g = snapshot.norm(layer), readouts.vectors[mine]
+        in_layer = readouts.layer == layer
+        norm, g = snapshot.norm(layer), readouts.vectors[in_layer]
         if site.norm == "affine":
             if norm.bias is not None:
-                constant[mine] += g @ norm.bias
+                constant[in_layer] += g @ norm.bias
             g = g if norm.weight is None else g * norm.weight
         if site.norm != "none":
-            g = norm.pull_normalized(g, norm.scale[readouts.position[mine]])
-        vectors[mine] = g
+            g = norm.pull_normalized(g, norm.scale[readouts.position[in_layer]])
+        vectors[in_layer] = g
         if (
             layer < local.run.n_layers
             and site.place == "mlp"
             and not snapshot.blocks[layer].parallel
         ):
-            step[mine] += 1
+            step[in_layer] += 1
     return _Pulled(step, readouts.position, vectors, constant)
 
 
@@ -168,8 +168,8 @@ class _Sweep:
         first, snapshot = len(self.local.features) + self.local.n_errors, self.local.run.snapshot
         for embedding in (snapshot.token_embedding, snapshot.position_embedding):
             if embedding is not None:
-                made = torch.einsum("rpd,pd->rp", self.g, embedding[: self.width])
-                self.edges[:, first : first + self.width] = made
+                to_inputs = torch.einsum("rpd,pd->rp", self.g, embedding[: self.width])
+                self.edges[:, first : first + self.width] = to_inputs
                 first += self.local.run.n_positions
         return EdgeRows(self.edges, self.constant)
 

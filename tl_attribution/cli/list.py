@@ -69,7 +69,7 @@ def _table(entries: dict[str, CatalogEntry], columns: Sequence[str]) -> Table:
             _features(entry),
             _bytes(entry.size),
             hooks if entry.reads or entry.writes else None,
-            entry.licence,
+            entry.license,
             entry.source if entry.host is None else f"{entry.source} ({entry.host})",
         )
         table.add_row(*(printable(cell or "–") for cell in cells[: len(columns)]))

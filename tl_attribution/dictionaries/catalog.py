@@ -54,7 +54,7 @@ class CatalogEntry:
     """How many features TopK keeps, if the files don't say it."""
     size: int | None = None
     """Bytes of its files."""
-    licence: str | None = None
+    license: str | None = None
     seen: str | None = None
     """Where its existence is documented."""
 

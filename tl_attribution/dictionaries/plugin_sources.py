@@ -34,22 +34,22 @@ DICTIONARY_SOURCES: Registry[DictionarySource] = Registry("dictionary source")
 """Sources by name. The last registered is asked first; the first that knows a source is used."""
 
 
-def from_plugins(source: Any, wanted: LoadOptions) -> Dictionary | None:
-    """What a plugin makes of ``source``, or None if none knows it. For a name, the hosts that are
-    installed are imported one after the other until one knows it."""
+def from_plugins(source: Any, options: LoadOptions) -> Dictionary | None:
+    """The dictionary that a plugin makes of ``source``, or None if no plugin knows it. For a name,
+    the installed hosts are imported one after the other until one knows it."""
     tried: list[DictionarySource] = []
-    found: list[Dictionary] = []
+    loaded: list[Dictionary] = []
 
-    def known() -> bool:
-        while not found and (left := [s for s in DICTIONARY_SOURCES.values() if s not in tried]):
+    def load() -> bool:
+        while not loaded and (left := [s for s in DICTIONARY_SOURCES.values() if s not in tried]):
             tried.append(left[0])
-            found.extend(d for d in [left[0].load(source, wanted)] if d is not None)
-        return bool(found)
+            loaded.extend(d for d in [left[0].load(source, options)] if d is not None)
+        return bool(loaded)
 
-    if not known() and isinstance(source, str):
-        plugin_loading.import_hosts(until=known)
-        known()
-    return found[0] if found else None
+    if not load() and isinstance(source, str):
+        plugin_loading.import_hosts(until=load)
+        load()
+    return loaded[0] if loaded else None
 
 
 def known_names() -> list[str]:

@@ -86,12 +86,12 @@ class PredictionSums:
         self.tokens = self.same = self.predicted = 0
         self.kl = self.loss = 0.0
 
-    def add(self, own: Logits, other: Logits, following: Int[Tensor, " next"]) -> None:
+    def add(self, original: Logits, other: Logits, following: Int[Tensor, " next"]) -> None:
         """Count in some positions. ``following`` are the tokens that came next: one fewer than
         positions where the text ended."""
-        p, q = own.log_softmax(-1), other.log_softmax(-1)
+        p, q = original.log_softmax(-1), other.log_softmax(-1)
         self.tokens += len(p)
-        self.same += int((own.argmax(-1) == other.argmax(-1)).sum())
+        self.same += int((original.argmax(-1) == other.argmax(-1)).sum())
         self.kl += float((p.exp() * (p - q)).sum(-1).cpu().double().sum())  # MPS has no float64
         self.predicted += len(following)
         self.loss += float(-q.gather(1, following[:, None].to(q.device)).cpu().double().sum())
@@ -103,10 +103,10 @@ class PredictionSums:
 
 
 def replacement_metrics(
-    own: PredictionSums, replacement: PredictionSums, ablated: PredictionSums
+    original: PredictionSums, replacement: PredictionSums, ablated: PredictionSums
 ) -> ReplacementMetrics:
     """The numbers of a replacement, given the model's own predictions and those of an ablation."""
-    scale = ablated.mean_loss - own.mean_loss
+    scale = ablated.mean_loss - original.mean_loss
     recovered = (ablated.mean_loss - replacement.mean_loss) / scale if scale else float("nan")
     return ReplacementMetrics(
         agreement=replacement.same / replacement.tokens,

@@ -1,4 +1,4 @@
-"""What :func:`tl_attribution.evaluate` found: plain numbers, with their definitions."""
+"""Results of :func:`tl_attribution.evaluate`: plain numbers, with their definitions."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Evaluation:
     def summary(self) -> dict[str, float | int | None]:
         """The numbers over all layers by name, flat, as experiment trackers and model cards want
         them."""
-        found: dict[str, float | int | None] = {
+        summary: dict[str, float | int | None] = {
             "contexts": self.contexts,
             "tokens": self.tokens,
             "loss": self.loss,
@@ -163,13 +163,13 @@ class Evaluation:
             "dead_share": self.dead_share,
         }
         for prefix, replaced in (("one_layer", self.one_layer), ("replacement", self.replaced)):
-            found |= {f"{prefix}_{name}": value for name, value in asdict(replaced).items()}
+            summary |= {f"{prefix}_{name}": value for name, value in asdict(replaced).items()}
         for group, answers in self.answers.items():
-            found |= {f"{group}_{name}": value for name, value in asdict(answers).items()}
+            summary |= {f"{group}_{name}": value for name, value in asdict(answers).items()}
         if self.graphs is not None:
             for name in ("replacement", "completeness", "residual"):
-                found[f"graph_{name}"] = getattr(self.graphs, name).mean
-        return found
+                summary[f"graph_{name}"] = getattr(self.graphs, name).mean
+        return summary
 
     def to_json(self, path: str | Path) -> None:
         """Write everything, and the summary, to a file that :meth:`from_json` reads; None is

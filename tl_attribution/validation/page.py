@@ -1,4 +1,4 @@
-"""The report of a validation: one self-contained page with plots, without network or scripts."""
+"""The report of a result: one self-contained page with plots, without network or scripts."""
 
 from __future__ import annotations
 
@@ -29,30 +29,34 @@ PLOTS = """
 """
 
 
-def render(found: Validation) -> str:
+def render(result: Validation) -> str:
     """The whole page; everything from prompts and names is escaped."""
-    title = f"Does the graph predict {printable(found.model)}?"
-    first, *rest = found.verdict
+    title = f"Does the graph predict {printable(result.model)}?"
+    first, *rest = result.verdict
     sentences = "".join(f"<li>{escape(s)}</li>" for s in rest)
     plots = [
-        ("Influence and effect", "Each dot is a feature that was ablated.", _scatter(found)),
-        ("Ablated together", "The first so many features of each ranking.", _curves(found)),
-        ("Layer by layer", "Response to a perturbation: model against dictionary.", _layers(found)),
+        ("Influence and effect", "Each dot is a feature that was ablated.", _scatter(result)),
+        ("Ablated together", "The first N features of each ranking.", _curves(result)),
+        (
+            "Layer by layer",
+            "Response to a perturbation: model against dictionary.",
+            _layers(result),
+        ),
     ]
     panels = "".join(
         f'<section><h2>{name}</h2><p class="note">{note}</p>{plot}</section>'
         for name, note, plot in plots
     )
-    tables = _table("Features", found.tested) + _table("Supernodes", found.supernodes)
+    tables = _table("Features", result.tested) + _table("Supernodes", result.supernodes)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}{PLOTS}</style></head><body><main>"
-        f'<p class="eyebrow">{escape(title)}</p><h1>{escape(printable(found.prompt))}</h1>'
+        f'<p class="eyebrow">{escape(title)}</p><h1>{escape(printable(result.prompt))}</h1>'
         f'<section><p class="verdict"><b>{escape(first)}</b></p><ul>{sentences}</ul></section>'
         f'<div class="plots">{panels}</div>{tables}'
-        f"<footer>{escape(printable(found.dictionary))}: {found.features:,} features in it, "
-        f"{len(found.tested):,} ablated one by one. Effects: by how much the answers change, as a "
+        f"<footer>{escape(printable(result.dictionary))}: {result.features:,} features in it, "
+        f"{len(result.tested):,} ablated one by one. Effects: by how much the answers change, as a "
         "share of all that reaches them; MLPs are the model's own, attention is frozen.</footer>"
         "</main></body></html>"
     )
@@ -93,9 +97,9 @@ def _svg(parts: Iterable[str], label: str) -> str:
     )
 
 
-def _scatter(found: Validation) -> str:
+def _scatter(result: Validation) -> str:
     """Both axes are logarithmic; what is zero lies on them."""
-    columns = [[getattr(t, name) for t in found.tested] for name in ("influence", "effect")]
+    columns = [[getattr(t, name) for t in result.tested] for name in ("influence", "effect")]
     ends, logs = [], []
     for column in columns:
         known = [v for v in column if v > 0] or [1e-3, 1.0]
@@ -105,7 +109,7 @@ def _scatter(found: Validation) -> str:
     dots = [
         f'<circle class="dot" r="3.5" cx="{_x(_at(x, *bounds[0])):.1f}" '
         f'cy="{_y(_at(y, *bounds[1])):.1f}"><title>{escape(t.name)}</title></circle>'
-        for t, x, y in zip(found.tested, *logs, strict=True)
+        for t, x, y in zip(result.tested, *logs, strict=True)
     ]
     names = ("influence in the graph (log)", "effect on the answers (log)")
     return _svg(_frame(ends[0], ends[1], names) + dots, "Effect against influence")
@@ -125,8 +129,8 @@ def _legend(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _curves(found: Validation) -> str:
-    curve = found.curve
+def _curves(result: Validation) -> str:
+    curve = result.curve
     lines = [curve.influence, curve.activation, curve.random]
     if not curve.counts:
         return ""
@@ -144,8 +148,8 @@ def _curves(found: Validation) -> str:
     )
 
 
-def _layers(found: Validation) -> str:
-    known = [one for one in found.layers if one.cosine is not None and one.error is not None]
+def _layers(result: Validation) -> str:
+    known = [one for one in result.layers if one.cosine is not None and one.error is not None]
     if not known:
         return '<p class="note">No perturbation reached a later layer.</p>'
     first, last = known[0].layer, known[-1].layer
