@@ -17,7 +17,7 @@ from tl_attribution.replacement.reconstruction import ActiveColumns
 from tl_attribution.shapes import Logits, Stream
 
 LEAST_LOSS = 1e-6
-"""Nats by which an ablation must change the loss for a share of it to be told."""
+"""Nats by which an ablation must change the loss for a share of it to be reported."""
 
 
 class Moments:
@@ -29,7 +29,7 @@ class Moments:
         self.squares = 0.0
 
     def add(self, vectors: Stream) -> None:
-        """Count in one vector a position."""
+        """Count in one vector per position."""
         exact = vectors.cpu().double()
         self.n += len(exact)
         self.total += exact.sum(0)

@@ -80,7 +80,7 @@ def draw_plot(evaluation: Evaluation, path: str | Path) -> None:
 
 def _title(figure: Any, evaluation: Evaluation) -> None:
     what = f"{evaluation.dictionary} of {evaluation.model}, {evaluation.n_features:,} features"
-    text = f"{what} a layer, on {evaluation.tokens:,} tokens"
+    text = f"{what} per layer, on {evaluation.tokens:,} tokens"
     # Names are not mathematics, whatever dollars they hold.
     figure.suptitle(f"{printable(text)}\n", x=0.01, ha="left", fontsize=12, parse_math=False)
 
@@ -129,8 +129,8 @@ def _overlaid(axes: Axes, evaluation: Evaluation) -> None:
     from matplotlib import colormaps
 
     for layer, one in enumerate(evaluation.layers):
-        colour = colormaps["viridis"](0.9 * layer / FEW)
-        axes.stairs(one.density, DENSITY_EDGES, color=colour, linewidth=1.6)
-        axes.plot([], [], color=colour, linewidth=1.6, label=f"layer {layer}")
+        color = colormaps["viridis"](0.9 * layer / FEW)
+        axes.stairs(one.density, DENSITY_EDGES, color=color, linewidth=1.6)
+        axes.plot([], [], color=color, linewidth=1.6, label=f"layer {layer}")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="upper left")

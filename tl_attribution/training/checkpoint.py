@@ -50,7 +50,7 @@ def prepare(out: Path, run: dict[str, Any], *, resume: bool, overwrite: bool) ->
         )
     if saved is not None and not (resume or overwrite):
         raise InputError(
-            f"{out} holds a run already; --resume goes on with it, --overwrite ends it"
+            f"{out} holds a run already; --resume continues it, --overwrite replaces it"
         )
     if saved is not None and resume:
         _same_run(out, saved, run)

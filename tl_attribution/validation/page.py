@@ -1,4 +1,4 @@
-"""The report of a result: one self-contained page with plots, without network or scripts."""
+"""The report of a validation: one self-contained page with plots, without network or scripts."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _layers(result: Validation) -> str:
         for x, v in zip(xs, line, strict=True)
     ]
     ends = (float(first), float(last)), (low, high)
-    legend = _legend(("cosine", "squared error, normalised"))
+    legend = _legend(("cosine", "squared error, normalized"))
     return _svg(_frame(*ends, ("layer", "")) + drawn + legend, "Faithfulness by layer")
 
 

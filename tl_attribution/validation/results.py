@@ -58,7 +58,7 @@ class RankCorrelations:
 
 @dataclass(frozen=True)
 class AblationCurve:
-    """The targets' change when the first so many features of a ranking are ablated at once."""
+    """The targets' change when the first N features of a ranking are ablated at once."""
 
     counts: tuple[int, ...]
     influence: tuple[float, ...]
@@ -163,14 +163,14 @@ def _ranked(ranking: RankCorrelations, tested: int) -> str:
     if ranking.influence is None:
         return f"Too few features were tested ({tested}), or none has an effect, to rank them."
 
-    def told(number: float | None) -> str:
+    def shown(number: float | None) -> str:
         return "unknown" if number is None else f"{number:.2f}"
 
     return (
         f"Ablating {tested} features one by one, their influence ranks the effects on the answer "
         f"with a correlation of {ranking.influence:.2f} ({grade(ranking.influence)}); their "
-        f"activation with {told(ranking.activation)}, chance with {told(ranking.random)}. On later "
-        f"features it is {told(ranking.later_features)}."
+        f"activation with {shown(ranking.activation)}, chance with {shown(ranking.random)}. On later "
+        f"features it is {shown(ranking.later_features)}."
     )
 
 
