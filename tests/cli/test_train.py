@@ -38,7 +38,7 @@ def test_atlas_comes_with_its_own_text_and_the_result_loads(
     assert loaded.model_name == "atlas"
     again = cli("--out", tmp_path / "run", *SMALL, *SET)
     assert again[0] == 2
-    assert "--resume goes on with it" in again[2]
+    assert "--resume continues it" in again[2]
     assert cli("--out", tmp_path / "run", *SMALL, *SET, "--resume")[0] == 0
 
 

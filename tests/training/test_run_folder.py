@@ -27,7 +27,7 @@ def train(out: Path, *, resume: bool = False, overwrite: bool = False, **changes
 def test_a_folder_with_another_run_is_left_alone(tmp_path: Path) -> None:
     train(tmp_path / "run")
     before = tiny_runs.losses(tmp_path / "run")
-    with pytest.raises(tla.InputError, match="--resume goes on with it, --overwrite ends it"):
+    with pytest.raises(tla.InputError, match="--resume continues it, --overwrite replaces it"):
         train(tmp_path / "run")
     assert tiny_runs.losses(tmp_path / "run") == before
     train(tmp_path / "run", overwrite=True, tokens=640)

@@ -169,8 +169,8 @@ def _ranked(ranking: RankCorrelations, tested: int) -> str:
     return (
         f"Ablating {tested} features one by one, their influence ranks the effects on the answer "
         f"with a correlation of {ranking.influence:.2f} ({grade(ranking.influence)}); their "
-        f"activation with {shown(ranking.activation)}, chance with {shown(ranking.random)}. On later "
-        f"features it is {shown(ranking.later_features)}."
+        f"activation with {shown(ranking.activation)}, chance with {shown(ranking.random)}. On "
+        f"later features it is {shown(ranking.later_features)}."
     )
 
 
