@@ -245,6 +245,7 @@ def test_prompts_answers_and_graphs(model: Any) -> None:
     ("settings", "said"),
     [
         ({"contexts": 0}, "contexts must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"graphs": 1}, "graphs=1 needs prompts"),
         ({"graphs": 4, "prompts": PROMPTS}, "more than the 3 prompts"),
         ({"graphs": -1}, "graphs must be 0 or more"),

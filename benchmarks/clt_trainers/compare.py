@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from tl_attribution.training import kernels
+from tl_attribution import kernels
 
 HERE = Path(__file__).parent
 SHAPE = ("layers", "width", "features", "k", "batch", "threads")

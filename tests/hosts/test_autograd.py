@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from tests.models import FAMILIES, HOSTS, PROCESSED_HOSTS, RAW_HOSTS, tiny
 from tests.random_dictionaries import KINDS
+from tl_attribution import kernels
 from tl_attribution.attribution.attribute import attribute
 from tl_attribution.graph.graph import Graph
 
@@ -67,3 +70,30 @@ def test_both_hosts_give_the_same_graph(family: str, kind: str) -> None:
 def test_every_host_of_this_version_is_tested() -> None:
     assert HOSTS
     assert set(RAW_HOSTS) | set(PROCESSED_HOSTS) == set(HOSTS)
+
+
+@pytest.mark.parametrize("kind", ["clt-relu", "per-layer-skip", "clt-raw-write"])
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_products_by_onednn_give_the_same_graph(
+    family: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        pytest.skip("this PyTorch has one library for products")
+    model = tiny(family, RAW_HOSTS[0])
+    dictionary = KINDS[kind](model)
+    monkeypatch.setattr(kernels, "use_mkl", lambda: True)
+    reference = attribute(model, PROMPT, dictionary)
+    monkeypatch.setattr(kernels, "use_mkl", lambda: False)
+    assert torch.equal(attribute(model, PROMPT, dictionary).adjacency, reference.adjacency), "small"
+    monkeypatch.setattr(kernels, "SMALL_PRODUCT", 0)
+    products: list[tuple[int, ...]] = []
+    linear = torch.ops.mkldnn._linear_pointwise
+
+    def counted(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        products.append(tuple(x.shape))
+        return linear(x, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
+    graph = attribute(model, PROMPT, dictionary)
+    assert_same(graph, reference, 1e-5)
+    assert products, "oneDNN multiplied"

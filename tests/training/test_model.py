@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.training import dense
-from tl_attribution.training import kernels, normalization, sparse
+from tl_attribution import kernels
+from tl_attribution.training import normalization, sparse
 from tl_attribution.training.buffer import Batch
 from tl_attribution.training.config import TrainingConfig
 from tl_attribution.training.distributed import ProcessGrid

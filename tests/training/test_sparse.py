@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tl_attribution.training import kernels, sparse, thresholds
+from tl_attribution import kernels
+from tl_attribution.training import sparse, thresholds
 from tl_attribution.training.distributed import ProcessGrid
 
 SINGLE_PROCESS = ProcessGrid(torch.device("cpu"))

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_attribution import kernels
 from tl_attribution.attribution.engine import RowProgress
 from tl_attribution.replacement.local_model import EdgeRows, LocalReplacementModel, Readouts
 from tl_attribution.shapes import Cotangents
@@ -211,7 +212,7 @@ class _Sweep:
             first, last, column = writes.rows[q], writes.rows[q + 1], writes.columns[q]
             if last > first:
                 target = self.to_features[:n, column : column + last - first]
-                target.addmm_(g[:, q], writes.vectors[first:last].T)
+                kernels.add_product(target, g[:, q], writes.vectors[first:last])
         others = torch.stack([local.errors[layer, :width], local.base[layer, :width]], -1)
         met = torch.einsum("rpd,pdk->krp", g, others)
         self.to_errors[:n, layer, : max(width - local.run.prefix, 0)] = met[
@@ -225,7 +226,8 @@ class _Sweep:
         skip = local.skip(layer)
         if skip is None:
             return None
-        back, norm = g @ skip, local.run.snapshot.norm(layer)
+        norm = local.run.snapshot.norm(layer)
+        back = kernels.product(g.flatten(0, 1), skip.T).view_as(g)
         if local.run.sites.read_site.norm == "affine":
             return norm.pull(back)
         if local.run.sites.read_site.norm == "normalized":

@@ -10,21 +10,20 @@ import torch
 
 from tl_attribution.attribution.attribute import attribute
 from tl_attribution.dictionaries.base import Dictionary
-from tl_attribution.errors import FormatError, InputError
-from tl_attribution.evaluation.metrics import (
-    PredictionSums,
-    ReconstructionSums,
-    replacement_metrics,
-)
+from tl_attribution.errors import InputError
 from tl_attribution.evaluation.results import AnswerMetrics, Distribution, Evaluation, GraphScores
+from tl_attribution.evaluation.sums import EvaluationSums
 from tl_attribution.hosts.opening import trainable
-from tl_attribution.hosts.prompt import resolve_prefix, token_ids
+from tl_attribution.hosts.prompt import token_ids
 from tl_attribution.hosts.protocols import Traceable
 from tl_attribution.progress import Progress, silent
+from tl_attribution.replacement.context_batch import (
+    ContextBatch,
+    batch_contexts,
+    contexts_per_batch,
+)
 from tl_attribution.replacement.prompt_run import AttachedDictionary, attach, prompt_run
-from tl_attribution.replacement.reconstruction import encode_columns, reconstruct
-from tl_attribution.replacement.replacement_model import ReplacementModel, replacement_model
-from tl_attribution.shapes import Logits, TokenIds
+from tl_attribution.replacement.replacement_model import replacement_model
 
 if TYPE_CHECKING:
     from tl_attribution.training.contexts import Contexts
@@ -35,7 +34,7 @@ PromptsWithAnswers = Sequence[Union[str, tuple[str, str]]]  # noqa: UP007  # eva
 CONTEXT = 128
 """Tokens of a context unless told otherwise, or what the model takes if that is less."""
 BLOCK = 32
-"""Contexts that are held at a time."""
+"""Contexts that are read at a time, and the most in one forward pass unless told otherwise."""
 
 
 def evaluate(
@@ -50,6 +49,7 @@ def evaluate(
     column: str | None = None,
     graphs: int = 0,
     seed: int = 0,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """How well a dictionary stands in for the model's MLPs, on ``contexts`` contexts of a dataset.
@@ -59,7 +59,9 @@ def evaluate(
     and ``seed``; or token ids as :class:`~tl_attribution.training.contexts.Contexts`.
     ``prompts``: texts, or pairs of a text and the one-token answer expected after it, to compare
     the most likely answers; a mapping reports each of its lists by name. ``graphs``: this many of
-    the (first) list's prompts, drawn with ``seed``, are traced for their scores.
+    the (first) list's prompts, drawn with ``seed``, are traced for their scores. ``batch_size``:
+    contexts per forward pass; None takes up to 32, as many as fit 256 MiB
+    (:data:`~tl_attribution.replacement.context_batch.PASS_BYTES`), which bounds the memory used.
     ``progress(done, total, what)`` is called as the work goes on.
 
     Positions of the prefix (the BOS token) and padding count nowhere. On the other tokens:
@@ -75,18 +77,17 @@ def evaluate(
       reconstruction, as SAELens's evals do.
 
     Sums are in float64 and independent of the number of tokens; the same call gives the same
-    numbers. Raises InputError for arguments and data that cannot be used, and MismatchError for a
-    dictionary of another model.
+    numbers, and another ``batch_size`` the same up to rounding. Raises InputError for arguments and
+    data that cannot be used, and MismatchError for a dictionary of another model.
     """
     groups = _groups(prompts)
-    _check(contexts, graphs, groups)
+    _check(contexts, graphs, batch_size, groups)
     attached = attach(model, dictionary)
     report = silent if progress is None else progress
     with torch.no_grad():
         source = _source(attached.host, dataset, context, concat, column, seed, report)
-        sums = _Sums(attached)
-        for ids in _contexts(attached.host, source, contexts, report):
-            sums.add(ids)
+        sums = EvaluationSums(attached)
+        _count_in(sums, source, contexts, batch_size, report)
         answers = {name: _answers(attached, group, report) for name, group in groups.items()}
         scores = _graph_scores(attached, groups, graphs, seed, report)
     return sums.evaluation(answers, scores)
@@ -116,9 +117,13 @@ def _pair(name: str, prompt: Any) -> tuple[str, str | None]:
     raise InputError(f"{name}: expected a text or a pair (text, answer), got {prompt!r}")
 
 
-def _check(contexts: int, graphs: int, groups: Mapping[str, Sequence[Any]]) -> None:
+def _check(
+    contexts: int, graphs: int, batch_size: int | None, groups: Mapping[str, Sequence[Any]]
+) -> None:
     if contexts < 1:
         raise InputError(f"contexts must be at least 1, got {contexts}")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
     if graphs < 0:
         raise InputError(f"graphs must be 0 or more, got {graphs}")
     if graphs and not groups:
@@ -165,90 +170,42 @@ def _source(
     return _Source(source.n_rows, source.rows)
 
 
-def _contexts(
-    host: Traceable, source: _Source, contexts: int, progress: Progress
-) -> Iterator[TokenIds]:
-    """Token ids of one context after the other, without padding. Contexts that have nothing to
-    predict (one token) are left out. Raises InputError if none is left."""
-    total = contexts if source.n_rows is None else min(contexts, source.n_rows)
-    n_usable = 0
-    for start in range(0, total, BLOCK):
-        rows = source.rows(start, min(BLOCK, total - start))
-        for i, (ids, length) in enumerate(zip(rows.ids, rows.lengths.tolist(), strict=True)):
-            progress(start + i, total, "contexts")
-            if length > 1:
-                n_usable += 1
-                yield token_ids(host, ids[:length])
+def _batches(
+    attached: AttachedDictionary, source: _Source, total: int, batch_size: int | None
+) -> Iterator[tuple[int, ContextBatch]]:
+    """The first ``total`` contexts without padding, in batches, each with the number of contexts
+    before it. Contexts that have nothing to predict (one token) are left out. Raises InputError if
+    none is left."""
+    n_usable, block = 0, batch_size or BLOCK
+    for start in range(0, total, block):
+        rows = source.rows(start, min(block, total - start))
+        pairs = zip(rows.ids, rows.lengths.tolist(), strict=True)
+        usable = [token_ids(attached.host, ids[:length]) for ids, length in pairs if length > 1]
+        n_usable += len(usable)
+        longest = max(map(len, usable), default=1)
+        size = batch_size or contexts_per_batch(attached, longest)
+        for first in range(0, len(usable), size):
+            yield start + first, batch_contexts(attached, usable[first : first + size])
     if not n_usable:
         raise InputError(
             f"none of the dataset's {total} contexts has two tokens; give more or longer texts"
         )
 
 
-class _Sums:
-    """All that is summed over contexts."""
+def _count_in(
+    sums: EvaluationSums,
+    source: _Source,
+    contexts: int,
+    batch_size: int | None,
+    progress: Progress,
+) -> None:
+    total = contexts if source.n_rows is None else min(contexts, source.n_rows)
 
-    def __init__(self, attached: AttachedDictionary) -> None:
-        self.attached = attached
-        dictionary, d_model = attached.dictionary, attached.host.d_model
-        layers = range(dictionary.n_layers)
-        self.layers = [ReconstructionSums(d_model, dictionary.n_features) for _ in layers]
-        self.model, self.contexts = PredictionSums(), 0
-        self.single = [(PredictionSums(), PredictionSums()) for _ in layers]
-        self.all_layers = (PredictionSums(), PredictionSums())
+    def add(before: int, batch: ContextBatch) -> None:
+        sums.add(batch, lambda share: progress(before + int(share * len(batch)), total, "contexts"))
 
-    def add(self, ids: TokenIds) -> None:
-        """Count in one context."""
-        host, dictionary = self.attached.host, self.attached.dictionary
-        start = resolve_prefix(host, ids, None)
-        replaced = ReplacementModel(self.attached, ids, start)
-        host_run = replaced.host_run()
-        _check_finite(host, host_run.logits)
-        logits, following = host_run.logits[start:], ids[start + 1 :]
-
-        def predict(
-            sums: tuple[PredictionSums, PredictionSums], replacement: Logits, ablated: Logits
-        ) -> None:
-            sums[0].add(logits, replacement[start:], following)
-            sums[1].add(logits, ablated[start:], following)
-
-        self.contexts += 1
-        self.model.add(logits, logits, following)
-        active = []
-        for layer, (x, written) in enumerate(zip(host_run.read, host_run.written, strict=True)):
-            active.append(encode_columns(dictionary, layer, x))
-            output = reconstruct(dictionary, active, layer, x, written)
-            self.layers[layer].add(active[-1], written, output)
-            predict(self.single[layer], replaced.one_layer(layer, output), replaced.ablated(layer))
-        predict(self.all_layers, replaced.all_layers(), replaced.ablated())
-
-    def evaluation(
-        self, answers: dict[str, AnswerMetrics], graphs: GraphScores | None
-    ) -> Evaluation:
-        """The numbers so far."""
-        return Evaluation(
-            model=self.attached.host.name,
-            dictionary=self.attached.dictionary.kind,
-            n_features=self.attached.dictionary.n_features,
-            contexts=self.contexts,
-            tokens=self.model.tokens,
-            loss=self.model.mean_loss,
-            layers=tuple(
-                sums.evaluation(replacement_metrics(self.model, *pair))
-                for sums, pair in zip(self.layers, self.single, strict=True)
-            ),
-            replaced=replacement_metrics(self.model, *self.all_layers),
-            answers=answers,
-            graphs=graphs,
-        )
-
-
-def _check_finite(host: Traceable, logits: Logits) -> None:
-    if not logits.isfinite().all():
-        raise FormatError(
-            f"{host.name} gives NaN or infinite logits on this dataset; its weights are broken, or "
-            "overflow in their dtype"
-        )
+    for before, batch in _batches(sums.attached, source, total, batch_size):
+        add(before, batch)
 
 
 def _answers(

@@ -4,7 +4,7 @@ grow with the tokens. The numbers are defined in :mod:`tl_attribution.evaluation
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_attribution.evaluation.results import (
@@ -14,7 +14,7 @@ from tl_attribution.evaluation.results import (
     finite,
 )
 from tl_attribution.replacement.reconstruction import ActiveColumns
-from tl_attribution.shapes import Logits, Stream
+from tl_attribution.shapes import Stream
 
 LEAST_LOSS = 1e-6
 """Nats by which an ablation must change the loss for a share of it to be reported."""
@@ -79,22 +79,39 @@ def density(shares: Float[Tensor, " alive"]) -> tuple[int, ...]:
     return tuple(bins.bincount(minlength=len(DENSITY_EDGES) - 1).tolist())
 
 
-class PredictionSums:
-    """Next-token predictions of a model with something replaced, against the model's own."""
+class ModelPredictions:
+    """The model's own next-token predictions, which those of many replacements are compared with.
+    ``following`` are the tokens that came next, known where ``followed``."""
+
+    def __init__(
+        self,
+        logits: Float[Tensor, "token vocab"],
+        following: Int[Tensor, " token"],
+        followed: Bool[Tensor, " token"],
+    ) -> None:
+        self.log_probability = logits.log_softmax(-1)
+        self.probability = self.log_probability.exp()
+        self.top = logits.argmax(-1)
+        self.rows = followed.nonzero().flatten().to(logits.device)
+        self.following = following.to(logits.device)[self.rows]
+
+
+class LossSum:
+    """Cross-entropy of a model with something replaced, on the tokens that came next."""
 
     def __init__(self) -> None:
-        self.tokens = self.same = self.predicted = 0
-        self.kl = self.loss = 0.0
+        self.tokens = self.predicted = 0
+        self.loss = 0.0
 
-    def add(self, original: Logits, other: Logits, following: Int[Tensor, " next"]) -> None:
-        """Count in some positions. ``following`` are the tokens that came next: one fewer than
-        positions where the text ended."""
-        p, q = original.log_softmax(-1), other.log_softmax(-1)
-        self.tokens += len(p)
-        self.same += int((original.argmax(-1) == other.argmax(-1)).sum())
-        self.kl += float((p.exp() * (p - q)).sum(-1).cpu().double().sum())  # MPS has no float64
-        self.predicted += len(following)
-        self.loss += float(-q.gather(1, following[:, None].to(q.device)).cpu().double().sum())
+    def add(self, model: ModelPredictions, logits: Float[Tensor, "token vocab"]) -> None:
+        """Count in some tokens."""
+        self._add(model, logits.log_softmax(-1))
+
+    def _add(self, model: ModelPredictions, log_q: Float[Tensor, "token vocab"]) -> None:
+        self.tokens += len(log_q)
+        self.predicted += len(model.rows)
+        losses = -log_q[model.rows, model.following]
+        self.loss += float(losses.cpu().double().sum())  # MPS has no float64
 
     @property
     def mean_loss(self) -> float:
@@ -102,11 +119,28 @@ class PredictionSums:
         return self.loss / self.predicted if self.predicted else float("nan")
 
 
+class PredictionSums(LossSum):
+    """The same, and the predictions against the model's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.same, self.kl = 0, 0.0
+
+    def add(self, model: ModelPredictions, logits: Float[Tensor, "token vocab"]) -> None:
+        """Count in some tokens."""
+        log_q = logits.log_softmax(-1)
+        self._add(model, log_q)
+        self.same += int((model.top == logits.argmax(-1)).sum())
+        ratio = torch.sub(model.log_probability, log_q, out=log_q)
+        kl = torch.linalg.vecdot(model.probability, ratio)
+        self.kl += float(kl.cpu().double().sum())
+
+
 def replacement_metrics(
-    original: PredictionSums, replacement: PredictionSums, ablated: PredictionSums
+    model: LossSum, replacement: PredictionSums, ablated: LossSum
 ) -> ReplacementMetrics:
     """The numbers of a replacement, given the model's own predictions and those of an ablation."""
-    scale = ablated.mean_loss - original.mean_loss
+    scale = ablated.mean_loss - model.mean_loss
     recovered = (ablated.mean_loss - replacement.mean_loss) / scale if scale else float("nan")
     return ReplacementMetrics(
         agreement=replacement.same / replacement.tokens,

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_attribution import kernels
 from tl_attribution.shapes import Changes, Cotangents, Stream
 
 
@@ -133,6 +134,7 @@ class FrozenAttention:
         values, output, pattern = self._folded
         rows, n, width = g.shape
         kv, group = pattern.shape[:2]
-        z = (g.view(rows * n, width) @ output).view(rows, n, kv, group, -1)
+        flat = g.view(rows * n, width)
+        z = kernels.product(flat, output.T).view(rows, n, kv, group, -1)
         mixed = torch.einsum("kgpq,rpkge->rqke", pattern[..., :n, :n], z)
-        g.view(rows * n, width).addmm_(mixed.reshape(rows * n, -1), values)
+        kernels.add_product(flat, mixed.reshape(rows * n, -1), values.T)

@@ -1,5 +1,5 @@
-"""The model with a dictionary in place of its MLPs: at one layer, or at all of them (methods paper,
-"From cross-layer transcoder to replacement model").
+"""The model with a dictionary in place of its MLPs, on one prompt (methods paper, "From cross-layer
+transcoder to replacement model").
 
 The prefix keeps the model's own MLP outputs, so everything here is about the positions after it.
 """
@@ -51,14 +51,6 @@ class ReplacementModel:
             return out
 
         return HostRun(self._run(record), read, written)
-
-    def one_layer(self, layer: int, output: Float[Tensor, "after_prefix d_model"]) -> Logits:
-        """Logits with ``output`` as what the MLP of ``layer`` writes."""
-        return self._run(lambda i, x, out: output if i == layer else out)
-
-    def ablated(self, layer: int | None = None) -> Logits:
-        """Logits with zero as what the MLP of ``layer`` writes, or of every layer."""
-        return self._run(lambda i, x, out: torch.zeros_like(out) if layer in (i, None) else out)
 
     def all_layers(
         self, errors: list[Float[Tensor, "after_prefix d_model"]] | None = None

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from tl_attribution.training import kernels
+from tl_attribution import kernels
 
 DENSE_ABOVE = {"library": 0.1, "embedding_bag": 0.4}
 """Share of active entries above which dense products are faster than sparse ones, by what computes

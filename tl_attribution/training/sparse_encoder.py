@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_attribution.training import kernels, thresholds
+from tl_attribution import kernels
+from tl_attribution.training import thresholds
 from tl_attribution.training.config import DType
 from tl_attribution.training.distributed import ProcessGrid
 

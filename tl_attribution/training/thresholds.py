@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_attribution.training import kernels
+from tl_attribution import kernels
 from tl_attribution.training.distributed import DATA, FEATURES, ProcessGrid
 from tl_attribution.training.sparse import Active, active_from_indices
 
