@@ -285,11 +285,9 @@ class TransformerLensHost(abc.ABC):
         self, token_ids: TokenIds, read: ReadSite, write: WriteSite, replace: ReplaceMlp
     ) -> Float[Tensor, "position vocab"]:
         """Logits of a run with every MLP's output replaced."""
-
-        def of_one_row(layer: int, x: Tensor, out: Tensor) -> Tensor:
-            return replace(layer, x[0], out[0])[None]
-
-        return self.run_edited(token_ids[None], read, write, of_one_row)[0]
+        return self.run_edited(
+            token_ids[None], read, write, lambda i, x, out: replace(i, x[0], out[0])[None]
+        )[0]
 
     def run_edited(
         self,
