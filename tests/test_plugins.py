@@ -106,7 +106,6 @@ from pathlib import Path
 from tl_attribution.extend import (
     CALLBACKS, DICTIONARY_FORMATS, DICTIONARY_NAMES, GRAPH_TRACKERS, HOSTS, Callback, CatalogEntry,
     DictionaryFiles, DictionaryFormat, GraphTracker, ReLU, StoredLayer, StoredMatrix, TensorFile,
-    TranscoderSet,
 )
 
 class Model:
@@ -125,7 +124,7 @@ def read(folder):
     file = TensorFile(folder / "acme.safetensors")
     encoder, decoders = StoredMatrix(file, "encoder"), (StoredMatrix(file, "decoder"),)
     layer = StoredLayer(encoder, file.read("b_enc"), decoders, file.read("b_dec"))
-    return DictionaryFiles(TranscoderSet, [layer], ReLU(), "mlp.hook_in", "hook_mlp_out", "acme")
+    return DictionaryFiles("transcoders", [layer], ReLU(), "mlp.hook_in", "hook_mlp_out", "acme")
 
 def install(acme):
     recognizes = lambda folder: (folder / "acme.safetensors").is_file()

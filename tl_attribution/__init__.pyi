@@ -17,6 +17,7 @@ from .dictionaries.loading import load_dictionary as load_dictionary
 from .dictionaries.neurons import Neurons as Neurons
 from .dictionaries.per_layer import TranscoderSet as TranscoderSet
 from .dictionaries.transcoder import Transcoder as Transcoder
+from .dictionaries.weights import TranscoderWeights as TranscoderWeights
 from .errors import FormatError as FormatError
 from .errors import HubError as HubError
 from .errors import InputError as InputError

@@ -59,10 +59,7 @@ class TransformerLensHost(abc.ABC):
         self.name: str = tokens.model_name(model)
         self.n_layers, self.d_model = int(cfg.n_layers), int(cfg.d_model)
         self.d_vocab, self.n_ctx = int(cfg.d_vocab), int(cfg.n_ctx)
-        tokenizer = model.tokenizer
-        self.bos_token_id = None if tokenizer is None else tokenizer.bos_token_id
-        self.eos_token_id = None if tokenizer is None else tokenizer.eos_token_id
-        self.unk_token_id = None if tokenizer is None else tokenizer.unk_token_id
+        self.bos_token_id, self.eos_token_id, self.unk_token_id = tokens.special_ids(model)
         self.parallel = bool(getattr(cfg, "parallel_attn_mlp", False))
         cap = getattr(cfg, "output_logits_soft_cap", None)
         self.soft_cap = float(cap) if cap is not None and cap > 0 else None
@@ -290,11 +287,9 @@ class TransformerLensHost(abc.ABC):
         self, token_ids: TokenIds, read: ReadSite, write: WriteSite, replace: ReplaceMlp
     ) -> Float[Tensor, "position vocab"]:
         """Logits of a run with every MLP's output replaced."""
-
-        def replace_in_row(layer: int, x: Tensor, out: Tensor) -> Tensor:
-            return replace(layer, x[0], out[0])[None]
-
-        return self.run_edited(token_ids[None], read, write, replace_in_row)[0]
+        return self.run_edited(
+            token_ids[None], read, write, lambda i, x, out: replace(i, x[0], out[0])[None]
+        )[0]
 
     def run_edited(
         self,

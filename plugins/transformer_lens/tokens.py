@@ -70,6 +70,13 @@ def text(model: Any, token_ids: list[int]) -> str:
     return require_tokenizer(model).decode(token_ids, clean_up_tokenization_spaces=False)
 
 
+def special_ids(model: Any) -> tuple[int | None, int | None, int | None]:
+    """The ids of BOS, EOS and the unknown token; None for those that there are not."""
+    names = ("bos_token_id", "eos_token_id", "unk_token_id")
+    bos, eos, unk = (getattr(model.tokenizer, name, None) for name in names)
+    return bos, eos, unk
+
+
 def model_name(model: Any) -> str:
     """What messages call the model."""
     return model.cfg.model_name or "unnamed model"

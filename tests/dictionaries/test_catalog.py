@@ -144,16 +144,16 @@ def test_other_packages_add_names_and_a_broken_one_takes_nothing_down(
 
 
 def test_a_users_name_goes_before_a_package_and_a_package_before_ours(
-    own: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
+    user_file: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered = Registry[catalog.CatalogEntry]("dictionary name")
     monkeypatch.setattr(catalog, "DICTIONARY_NAMES", registered)
-    own({})
+    user_file({})
     assert catalog.names()["atlas"].source != "they/atlas"
     registered.register("atlas", catalog.CatalogEntry("they/atlas"))
     registered.register("theirs", catalog.CatalogEntry("they/clt"))
     assert catalog.names()["atlas"].source == "they/atlas"
-    own({"atlas": {"source": "me/atlas"}})
+    user_file({"atlas": {"source": "me/atlas"}})
     assert catalog.names()["atlas"].source == "me/atlas"
     assert catalog.names()["theirs"].source == "they/clt"
     registered.register("a/b", catalog.CatalogEntry("they/clt"))

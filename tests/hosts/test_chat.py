@@ -80,9 +80,9 @@ def test_every_verb_takes_messages(model: Any) -> None:
     graph = tla.attribute(model, [USER], DICTIONARY)
     assert graph.metadata.prompt == " w5 w6<eos> w40 w43"
     assert graph.metadata.prefix == 3
-    found = tla.features(model, [USER], DICTIONARY)
-    assert isinstance(found, tla.ActiveFeatures)
-    assert int(found.position.min()) == 3
+    active = tla.features(model, [USER], DICTIONARY)
+    assert isinstance(active, tla.ActiveFeatures)
+    assert int(active.position.min()) == 3
     change = tla.Intervention(0, 4, 3, 2.5)
     by_text = tla.intervene(model, TEXT, DICTIONARY, change)
     assert torch.equal(tla.intervene(model, [USER], DICTIONARY, change).logits, by_text.logits)

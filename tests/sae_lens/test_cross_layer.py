@@ -222,7 +222,7 @@ def test_wrong_shapes_and_options() -> None:
             cross_layer.CrossLayerTranscoderConfig(d_in=3, d_sae=3, **wrong)
     with pytest.raises(InputError, match="window must be between 1 and the 2 layers, got 3"):
         cross_layer.CrossLayerTranscoderConfig(d_in=3, d_sae=3, n_layers=2, window=3)
-    with pytest.raises(InputError, match="this is a TranscoderSet"):
+    with pytest.raises(InputError, match="got TranscoderSet"):
         to_sae_lens(transcoder(cross=False))
 
 

@@ -74,14 +74,14 @@ def summary_rows(graph: GraphData) -> list[tuple[str, str]]:
         ("completeness", f"{scores.completeness:.3f}"),
         ("residual", f"{graph.residual():.1e}"),
     ]
-    if metadata.answer:
-        rows.insert(2, ("explained", quote(metadata.answer)))
     if is_pruned(graph):
         nodes, edges = (metadata.settings[f"{kind}_threshold"] for kind in ("node", "edge"))
         kept = f"{nodes:g} of influence, {edges:g} of edges; the scores are of what is left"
-        rows.insert(-3, ("pruned to", kept))
+        rows.insert(3, ("pruned to", kept))
     if is_subgraph(graph):
-        rows.insert(-3, ("subgraph", f"{subgraph_text(graph)}; the scores are of what is left"))
+        rows.insert(3, ("subgraph", f"{subgraph_text(graph)}; the scores are of what is left"))
+    if metadata.answer:
+        rows.insert(2, ("explained", quote(metadata.answer)))
     if certificate.expanded < certificate.active:
         rows.append(("partial", certificate_text(graph)))
     return rows
