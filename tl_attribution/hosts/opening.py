@@ -41,18 +41,9 @@ def open_host(model: Any) -> Traceable:
     return host_for(compute_in_fp32(model))
 
 
-def open_sites(model: Any, feature_input_hook: str, feature_output_hook: str) -> ModelSites:
-    """Adapt a model and find the sites of two hooks (names without the block, such as
-    ``hook_resid_mid``).
-
-    Raises UnsupportedModelError for a class of model that no plugin serves, and NotFoundError for
-    an unknown hook.
-    """
-    return find_sites(open_host(model), feature_input_hook, feature_output_hook)
-
-
 def find_sites(host: Traceable, feature_input_hook: str, feature_output_hook: str) -> ModelSites:
-    """A host with the sites of two hooks. Raises NotFoundError for an unknown hook."""
+    """A host with the sites of two hooks (names without the block, such as ``hook_resid_mid``).
+    Raises NotFoundError for an unknown hook."""
     return ModelSites(
         host, host.read_site(feature_input_hook), host.write_site(feature_output_hook)
     )

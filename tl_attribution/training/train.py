@@ -11,7 +11,7 @@ import torch
 from tl_attribution.devices import free_memory
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, TooLargeError
-from tl_attribution.hosts.opening import ModelSites, open_sites
+from tl_attribution.hosts.opening import ModelSites, find_sites, open_host, trainable
 from tl_attribution.hosts.protocols import Traceable
 from tl_attribution.training.activations import open_buffer
 from tl_attribution.training.callbacks import Callback, Observers
@@ -54,8 +54,8 @@ def train(
     diverges or a checkpoint cannot be written; the message says which checkpoint is kept.
     """
     config = config or TrainingConfig()
-    sites = open_sites(model, config.feature_input_hook, config.feature_output_hook)
-    host = sites.host
+    host = trainable(open_host(model))
+    sites = find_sites(host, config.feature_input_hook, config.feature_output_hook)
     with process_grid(config.feature_shards, device or _accelerator(sites)) as grid:
         _check(config, host, grid)
         buffer = open_buffer(model, sites, dataset, config, grid)
