@@ -15,7 +15,7 @@ Report = TypeVar("Report")
 
 def write(path: str | Path, kind: str, held: dict[str, Any]) -> None:
     """Plain values, without NaN; ``kind`` (``"evaluation"``) says what they are."""
-    from tl_attribution.graph.storage import write_whole
+    from tl_attribution.files import write_whole
 
     marked = {_key(kind): VERSION} | held
     text = json.dumps(marked, indent=2, allow_nan=False, ensure_ascii=False)

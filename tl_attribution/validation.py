@@ -131,7 +131,7 @@ class Validation:
 
     def to_html(self, path: str | Path) -> None:
         """Write the report: one self-contained page with plots, without network or scripts."""
-        from tl_attribution.graph.storage import write_whole
+        from tl_attribution.files import write_whole
         from tl_attribution.view import validation_page
 
         write_whole(path, validation_page.render(self).encode())

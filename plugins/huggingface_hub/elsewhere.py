@@ -15,7 +15,7 @@ from huggingface_hub import cached_assets_path, constants
 from tl_attribution.dictionaries import remote
 from tl_attribution.dictionaries.remote import Address, Progress
 from tl_attribution.errors import FormatError, HubError
-from tl_attribution.graph.storage import write_whole
+from tl_attribution.files import write_whole
 from tl_attribution.plugins.huggingface_hub import download
 
 CONFIG, LIST, FILE, SCHEME = "config.yaml", "transcoders", "filepath", "hf://"

@@ -32,7 +32,7 @@ from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats import sae_lens_clt
 from tl_attribution.dictionaries.formats.sae_lens_clt import ARCHITECTURE
 from tl_attribution.errors import InputError, MismatchError
-from tl_attribution.graph.storage import whole_file, write_whole
+from tl_attribution.files import whole_file, write_whole
 from tl_attribution.plugin_loading import PluginWarning
 
 Reads = Float[Tensor, "layer *batch d_model"]

@@ -16,7 +16,7 @@ import tl_attribution as tla
 from tests.models import D_MODEL, N_LAYERS
 from tests.random_dictionaries import FEATURES, transcoder
 from tl_attribution.dictionaries.activations import BatchTopK, JumpReLU, ReLU, TopK
-from tl_attribution.dictionaries.formats import native
+from tl_attribution.dictionaries.formats import writing
 from tl_attribution.dictionaries.neurons import MlpWeights, Neurons
 from tl_attribution.dictionaries.transcoder import LayerWeights, Transcoder
 from tl_attribution.errors import FormatError, InputError, MismatchError, NotFoundError
@@ -111,7 +111,7 @@ def test_saving_again_replaces_and_a_failed_save_leaves_the_old_one(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(native, "save_file", full)
+    monkeypatch.setattr(writing, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         transcoder(seed=3).save(folder)
     assert torch.equal(tla.load_dictionary(folder).encode(X), kept)

@@ -16,9 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tl_attribution.errors import FormatError, NotFoundError
+from tl_attribution.files import write_whole
 from tl_attribution.graph import storage
 from tl_attribution.graph.graph import Graph
-from tl_attribution.graph.storage import KEY, load_graph, save_graph, write_whole
+from tl_attribution.graph.storage import KEY, load_graph, save_graph
 
 
 class Payload:

@@ -180,6 +180,52 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize(
+    "said", ['{"name": "a race"}', "[]", '{"format": "tl-attribution dictionary"}']
+)
+def test_a_folder_with_another_programs_run_json_is_left_alone(said: str, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "run.json").write_text(said)
+    for options in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises((tla.InputError, tla.FormatError), match=r"run\.json"):
+            train(tmp_path, **options)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.json", "thesis.tex"]
+
+
+def test_overwriting_a_run_removes_only_what_it_wrote(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    kept = ("thesis.tex", "dictionary/README.md", "checkpoints/notes", "checkpoints/step-18/notes")
+    for name in kept:
+        (tmp_path / "run" / name).write_text("mine")
+    (tmp_path / "run" / "evaluation.json").write_text('{"tl_attribution_evaluation": 1}')
+    train(tmp_path / "run", overwrite=True, tokens=640)
+    assert [(tmp_path / "run" / name).read_text() for name in kept] == ["mine"] * len(kept)
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    assert checkpoint.steps(tmp_path / "run") == [6, 10]
+    assert max(runs.losses(tmp_path / "run")) == 10
+
+
+def test_resuming_a_finished_run_keeps_its_dictionarys_card(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    for name in ("README.md", "evaluation.json"):
+        (tmp_path / "run" / "dictionary" / name).write_text("written since")
+    train(tmp_path / "run", resume=True)
+    for name in ("README.md", "evaluation.json"):
+        assert (tmp_path / "run" / "dictionary" / name).read_text() == "written since"
+
+
+def test_what_a_killed_checkpoint_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / "run" / "checkpoints" / "step-3"
+    train(tmp_path / "run", resume=True, tokens=64)
+    left.mkdir()
+    (left / "tensors.safetensors").write_bytes(b"whole")
+    (left / ".state.json.abc").write_bytes(b"half")
+    train(tmp_path / "run", resume=True, tokens=64)
+    assert checkpoint.steps(tmp_path / "run") == [1]
+    train(tmp_path / "run", overwrite=True)
+    assert not left.exists()
+
+
 def test_resuming_with_another_configuration_shows_the_difference(tmp_path: Path) -> None:
     train(tmp_path / "run")
     with pytest.raises(tla.InputError, match=r"(?s)k: saved 4, given 5.*seed: saved 0, given 2"):

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from tl_attribution.atlas import corpus, lookup, quiet, tokenizer
 from tl_attribution.atlas.corpus import Fact, Question
-from tl_attribution.rights import as_usual
+from tl_attribution.files import as_usual
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast

@@ -101,9 +101,12 @@ class Dictionary(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def save(self, path: str | Path, *, format: str = "tl-attribution") -> None:
+    def save(
+        self, path: str | Path, *, format: str = "tl-attribution", overwrite: bool = False
+    ) -> None:
         """Write the dictionary to a folder that ``load_dictionary`` reads, in a format that the
-        kind can be written in."""
+        kind can be written in. Files of a dictionary that was saved there are replaced; with
+        ``overwrite`` the folder may hold something else, of which files of the same names are."""
 
     def push_to_hub(
         self,

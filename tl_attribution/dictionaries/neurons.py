@@ -110,7 +110,9 @@ class Neurons(Dictionary):
         """The MLP's output bias."""
         return self.layers[layer].b_out
 
-    def save(self, path: str | Path, *, format: str = "tl-attribution") -> None:
+    def save(
+        self, path: str | Path, *, format: str = "tl-attribution", overwrite: bool = False
+    ) -> None:
         """Neurons are the model's own weights, so there is nothing to save: always InputError."""
         raise InputError(
             f"neurons are the model's own weights and are not saved (to {path}); "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_attribution.dictionaries import remote
-from tl_attribution.dictionaries.formats import native
+from tl_attribution.dictionaries.formats import native, writing
 from tl_attribution.dictionaries.formats.common import read_json
 from tl_attribution.dictionaries.registry import load_dictionary, of_run
 from tl_attribution.dictionaries.remote import Publication, Published
@@ -43,6 +43,7 @@ def gather(path: str | Path, licence: str | None = None) -> Publication:
     if not given.is_dir():
         raise NotFoundError(f"no dictionary at {given}; give its folder, or its training run's")
     folder = of_run(given) if (given / RUN).is_file() else given
+    writing.finish(folder)
     if not native.recognise(folder):
         raise FormatError(
             f"{folder} holds no dictionary in our format, which is the one that is published; "

@@ -13,7 +13,7 @@ from tl_attribution import plugin_loading
 from tl_attribution.dictionaries import remote
 from tl_attribution.dictionaries.activations import Activation, TopK
 from tl_attribution.dictionaries.base import Dictionary
-from tl_attribution.dictionaries.formats import pickles
+from tl_attribution.dictionaries.formats import pickles, writing
 from tl_attribution.dictionaries.formats.common import Found
 from tl_attribution.dictionaries.formats.readers import READERS, needs
 from tl_attribution.dictionaries.names import NEURONS, Entry, names
@@ -133,8 +133,29 @@ def _folder(source: str, progress: Progress | None) -> Path:
 def _open(folder: Path, wanted: Wanted) -> Dictionary:
     if (folder / "run.json").is_file():
         folder = of_run(folder)
+    if not folder.is_dir():
+        raise FormatError(_unknown(folder))
+    while True:
+        writing.finish(folder)
+        before = writing.state(folder)
+        try:
+            dictionary = _recognised(folder, wanted)
+        except TlAttributionError:
+            if not _saved_since(folder, before):
+                raise
+        else:
+            if not _saved_since(folder, before):
+                return dictionary
+
+
+def _saved_since(folder: Path, before: object) -> bool:
+    """Whether another process has saved meanwhile, so that what was read may be of two."""
+    return writing.is_moving(folder) or writing.state(folder) != before
+
+
+def _recognised(folder: Path, wanted: Wanted) -> Dictionary:
     for reader in READERS:
-        if folder.is_dir() and reader.recognise(folder):
+        if reader.recognise(folder):
             return _build(_read(reader, folder), f"{folder} ({reader.NAME})", wanted)
     raise FormatError(_unknown(folder))
 
@@ -230,6 +251,10 @@ def of_run(run: Path) -> Path:
 
 
 def _unknown(folder: Path) -> str:
+    if writing.is_unfinished(folder):
+        return (
+            f"{folder}: saving a dictionary there was interrupted before it was whole; save again"
+        )
     files = [folder] if folder.is_file() else sorted(folder.iterdir())
     for file in files:
         if remedy := pickles.remedy(file.suffix):

@@ -156,9 +156,14 @@ class TensorFile:
     def mapped(self, name: str) -> Tensor:
         """A tensor, mapped (see :func:`mapped`). Raises FormatError if the file is another than was
         opened."""
+        self._check()
+        tensor = mapped(self.path, name)
+        self._check()  # it may have been replaced in between
+        return tensor
+
+    def _check(self) -> None:
         if _stamp(self.path) != self._stamp:
             raise FormatError(f"{self.path} was changed since it was opened: load it again")
-        return mapped(self.path, name)
 
     def read(self, name: str) -> Tensor:
         """A small tensor, copied into memory."""

@@ -108,19 +108,27 @@ class Transcoder(Dictionary):
             _raise_not_finite(layer, W_skip=skip)
         return skip
 
-    def save(self, path: str | Path, *, format: str = "tl-attribution") -> None:
+    def save(
+        self, path: str | Path, *, format: str = "tl-attribution", overwrite: bool = False
+    ) -> None:
         """Write a folder, whole or not at all: ``tl-attribution`` (see formats/native.py),
         ``circuit-tracer``, or ``sae-lens`` (transcoders a folder a layer, a CLT in one).
 
-        Raises InputError for an unknown format, for what a format has no place for, or if ``path``
-        is anything else than an empty folder or a dictionary in this format, which is replaced.
+        The files of a dictionary that was saved there in this format are replaced. Every other file
+        is kept, such as ``README.md`` and ``evaluation.json``, which then is the old dictionary's:
+        evaluate again. ``overwrite`` writes into a folder that holds something else, where it
+        replaces files of the same names and keeps all others.
+
+        Raises InputError for an unknown format, for what a format has no place for, and without
+        ``overwrite`` for a folder that holds anything but no dictionary saved in this format; with
+        it, for files that would then be read as a part of the dictionary.
         """
         from tl_attribution.dictionaries.formats import circuit_tracer, native, sae_lens
 
         writers = {one.NAME: one.write for one in (native, circuit_tracer, sae_lens)}
         if format not in writers:
             raise InputError(f"no format {format!r} to save in: {nearest(format, writers)}")
-        writers[format](self, path)
+        writers[format](self, path, overwrite=overwrite)
 
 
 def _raise_not_finite(layer: int, **tensors: Tensor) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_attribution.errors import InputError
+from tl_attribution.files import write_whole
 from tl_attribution.graph.graph import Graph
 from tl_attribution.graph.nodes import Node
-from tl_attribution.graph.storage import write_whole
 
 if TYPE_CHECKING:
     import networkx

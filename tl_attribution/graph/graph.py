@@ -242,10 +242,10 @@ class Graph:
 
     def to_html(self, path: str | Path) -> None:
         """Write one self-contained page that shows the graph, without network or scripts."""
-        from tl_attribution.graph import storage
+        from tl_attribution.files import write_whole
         from tl_attribution.view import page
 
-        storage.write_whole(path, page.render(self).encode())
+        write_whole(path, page.render(self).encode())
 
     def _repr_html_(self) -> str:
         from tl_attribution.view import page

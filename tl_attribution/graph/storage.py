@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,36 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_attribution.errors import FormatError, NotFoundError
+from tl_attribution.files import whole_file
 from tl_attribution.graph import stores
 from tl_attribution.graph.graph import About, Answer, Certificate, Graph, tensors
 from tl_attribution.graph.nodes import NodeTable
-from tl_attribution.rights import as_usual
 
 KEY = "tl_attribution_graph"
 VERSION = 1
-
-
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error,
-    and is removed when it does not: readers see the old file or the new one, never half of one."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        as_usual(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def save_graph(graph: Graph, path: str | Path) -> None:

@@ -8,8 +8,7 @@ whole, whatever the number of processes, so that a run can go on with another nu
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tl_attribution.dictionaries.formats import writing
+from tl_attribution.dictionaries.formats.common import peek
 from tl_attribution.errors import FormatError, InputError, TrainingError
-from tl_attribution.graph.storage import write_whole
-from tl_attribution.rights import as_usual
+from tl_attribution.files import whole_file, write_whole
 
 RUN, LOG, CHECKPOINTS, DICTIONARY = "run.json", "log.jsonl", "checkpoints", "dictionary"
+FORMAT = "tl-attribution run"
+EVALUATION = "evaluation.json"
+"""Of the dictionary, where it was evaluated."""
+TENSORS, STATE = "tensors.safetensors", "state.json"
 KEPT = 2
 """How many of the newest checkpoints are kept."""
 
@@ -30,14 +34,20 @@ KEPT = 2
 def prepare(out: Path, run: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Make the folder of a run, or check the one to go on with.
 
-    Raises InputError if the folder holds another run and neither option is given, is not a run's,
-    or, with ``resume``, was made with another configuration (each difference is shown).
+    ``overwrite`` removes what the run before wrote, and nothing else. Raises InputError if the
+    folder holds another run and neither option is given, is not a run's, or, with ``resume``, was
+    made with another configuration (each difference is shown).
     """
     if resume and overwrite:
         raise InputError("give resume or overwrite, not both")
     saved = read_run(out) if (out / RUN).is_file() else None
     if saved is None and out.exists() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out} exists and holds no run; choose an empty or a new folder")
+    if saved is not None and saved.get("format") != FORMAT:
+        raise InputError(
+            f"{out} holds no run: its {RUN} is not a training run's, since its format is "
+            f"{saved.get('format')!r}, expected {FORMAT!r}; choose an empty or a new folder"
+        )
     if saved is not None and not (resume or overwrite):
         raise InputError(
             f"{out} holds a run already; --resume goes on with it, --overwrite ends it"
@@ -46,7 +56,7 @@ def prepare(out: Path, run: dict[str, Any], *, resume: bool, overwrite: bool) ->
         _same_run(out, saved, run)
         return
     if saved is not None:
-        shutil.rmtree(out)
+        _remove(out)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / RUN, (json.dumps(run, indent=2) + "\n").encode())
 
@@ -54,9 +64,37 @@ def prepare(out: Path, run: dict[str, Any], *, resume: bool, overwrite: bool) ->
 def read_run(out: Path) -> dict[str, Any]:
     """What ``run.json`` says. Raises FormatError if it cannot be read."""
     try:
-        return json.loads((out / RUN).read_text())
-    except (OSError, ValueError) as error:
+        run = json.loads((out / RUN).read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{out / RUN} cannot be read: {error}") from error
+    if not isinstance(run, dict):
+        raise FormatError(f"{out / RUN} holds {type(run).__name__}, expected names and values")
+    return run
+
+
+def _remove(out: Path) -> None:
+    """Remove what a run has written, by name, so that a person's files are kept; but ``run.json``,
+    which says whose folder it is and is replaced."""
+    writing.remove(out / DICTIONARY)
+    for folder in (out / CHECKPOINTS).glob("step-*"):
+        _drop(folder)
+    with suppress(OSError):  # not there, or somebody's files are in it
+        (out / CHECKPOINTS).rmdir()
+    if "tl_attribution_evaluation" in peek(out / EVALUATION):
+        (out / EVALUATION).unlink()  # of the dictionary that is gone
+    (out / LOG).unlink(missing_ok=True)
+
+
+def _drop(folder: Path) -> None:
+    """Remove a checkpoint, or what a killed process left of one: its state first, without which it
+    is not one."""
+    if folder.is_symlink():
+        return
+    for name in (STATE, TENSORS):
+        for file in (folder / name, *folder.glob(f".{name}.*")):
+            file.unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or somebody's files are in it
+        folder.rmdir()
 
 
 def _same_run(out: Path, saved: dict[str, Any], run: dict[str, Any]) -> None:
@@ -84,31 +122,29 @@ def save(out: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]
     """Write a checkpoint and remove the oldest. Raises TrainingError if it cannot be written, and
     leaves the last good one."""
     folder = out / CHECKPOINTS / f"step-{step}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".step-{step}."))
+    ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     try:
-        ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-        save_file(ready, new / "tensors.safetensors")
-        (new / "state.json").write_text(json.dumps(state) + "\n")
-        as_usual(new)
-        if folder.exists():
-            shutil.rmtree(folder)
-        new.replace(folder)
+        for unfinished in (out / CHECKPOINTS).glob("step-*"):
+            if not (unfinished / STATE).is_file():
+                _drop(unfinished)
+        _drop(folder)
+        with whole_file(folder / TENSORS) as temporary:
+            save_file(ready, temporary)
+        write_whole(folder / STATE, (json.dumps(state) + "\n").encode())
     except (OSError, SafetensorError) as error:
+        _drop(folder)
         raise TrainingError(
             f"the checkpoint of step {step} could not be written to {out}: {error}. "
             f"{_kept(out)}; make room and go on with --resume"
         ) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     for old in steps(out)[:-KEPT]:
-        shutil.rmtree(out / CHECKPOINTS / f"step-{old}")
+        _drop(out / CHECKPOINTS / f"step-{old}")
     return folder
 
 
 def steps(out: Path) -> list[int]:
     """Steps that have a checkpoint, oldest first."""
-    found = (out / CHECKPOINTS).glob("step-*/state.json")
+    found = (out / CHECKPOINTS).glob(f"step-*/{STATE}")
     return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
 
 
@@ -130,8 +166,8 @@ def load(out: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, 
         return None
     folder = out / CHECKPOINTS / f"step-{found[-1]}"
     try:
-        state = json.loads((folder / "state.json").read_text())
-        with safe_open(folder / "tensors.safetensors", "pt", device=str(device)) as opened:
+        state = json.loads((folder / STATE).read_text())
+        with safe_open(folder / TENSORS, "pt", device=str(device)) as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
         raise FormatError(

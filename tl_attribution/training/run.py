@@ -120,7 +120,7 @@ class Run:
         saved = None
         if self.out is not None:
             about = {
-                "format": "tl-attribution run",
+                "format": checkpoint.FORMAT,
                 "run_id": self.run_id,
                 "config": self.config.to_dict(),
                 "model": {"name": self.host.name, "n_layers": self.host.n_layers},
@@ -290,7 +290,7 @@ class Run:
         folder = None
         if self.out is not None and self.team.first:
             folder = self.out / checkpoint.DICTIONARY
-            made.save(folder)
+            made.save(folder, overwrite=True)  # the run's folder: notes in it are kept
         if self.evaluate is not None:
             found = self.evaluate(made)
             self._tell(lambda w: w.on_evaluation(self.step, found))

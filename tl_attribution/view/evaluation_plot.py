@@ -55,7 +55,7 @@ def draw(evaluation: Evaluation, path: str | Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from tl_attribution.graph.storage import write_whole
+    from tl_attribution.files import write_whole
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 6.4), layout="constrained")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_attribution.dictionaries.activations import BatchTopK, JumpReLU, ReLU, TopK
@@ -30,7 +29,7 @@ from tl_attribution.dictionaries.formats.common import (
     read_yaml,
     thresholds,
 )
-from tl_attribution.dictionaries.formats.writing import write_folder
+from tl_attribution.dictionaries.formats.writing import save_tensors, write_folder
 from tl_attribution.dictionaries.layers import Layer, StoredLayer
 from tl_attribution.dictionaries.stored import Stored
 from tl_attribution.dictionaries.tensor_files import TensorFile
@@ -156,14 +155,16 @@ def _transcoder(file: TensorFile) -> tuple[StoredLayer, Tensor | None]:
     return layer, file.optional(THRESHOLD)
 
 
-def write(dictionary: Transcoder, path: str | Path) -> None:
+def write(dictionary: Transcoder, path: str | Path, *, overwrite: bool = False) -> None:
     """Write what circuit-tracer opens, whole or not at all; a window is filled up with zeros.
 
     Raises InputError for what the format has no place for: TopK, a CLT's skip, offsets.
     """
     is_clt = isinstance(dictionary, CrossLayerTranscoder)
     check_writable(dictionary, NAME, skip=not is_clt)
-    write_folder(path, recognise, lambda folder: _write_files(dictionary, folder, is_clt))
+    write_folder(
+        path, NAME, lambda folder: _write_files(dictionary, folder, is_clt), overwrite=overwrite
+    )
 
 
 def check_writable(dictionary: Transcoder, name: str, *, skip: bool) -> None:
@@ -216,21 +217,16 @@ def _write_clt_layer(folder: Path, i: int, weights: Layer, dictionary: Transcode
         f"b_dec_{i}": weights.b_dec,
         f"threshold_{i}": threshold_of(dictionary, i),
     }
-    _save(encoder, folder / f"W_enc_{i}.safetensors")
+    save_tensors(encoder, folder / f"W_enc_{i}.safetensors", NAME)
     decoder = weights.W_dec
     beyond = dictionary.n_layers - i - weights.n_written
     if beyond:
         zeros = decoder.new_zeros(len(decoder), beyond, dictionary.d_model)
         decoder = torch.cat([decoder, zeros], 1)
-    _save({f"W_dec_{i}": decoder}, folder / f"W_dec_{i}.safetensors")
+    save_tensors({f"W_dec_{i}": decoder}, folder / f"W_dec_{i}.safetensors", NAME)
 
 
 def _write_transcoder(file: Path, weights: Layer, dictionary: Transcoder, i: int) -> None:
     parts = {name: getattr(weights, name) for name in ("W_enc", "b_enc", "b_dec", "W_skip")}
     parts |= {"W_dec": weights.W_dec[:, 0], THRESHOLD: threshold_of(dictionary, i)}
-    _save(parts, file)
-
-
-def _save(tensors: dict[str, Tensor | None], file: Path) -> None:
-    ready = {k: t.detach().cpu().contiguous() for k, t in tensors.items() if t is not None}
-    save_file(ready, file)
+    save_tensors(parts, file, NAME)

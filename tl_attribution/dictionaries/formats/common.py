@@ -91,8 +91,9 @@ def one_of(config: Mapping[str, Any], key: str, file: Path, known: Iterable[Any]
 
 
 def below(folder: Path, pattern: str) -> list[Path]:
-    """Files of this name in the folder and a few folders below it."""
-    return [p for depth in range(DEPTH) for p in sorted(folder.glob("*/" * depth + pattern))]
+    """Files of this name in the folder and a few folders below it, but hidden ones."""
+    paths = (p for depth in range(DEPTH) for p in sorted(folder.glob("*/" * depth + pattern)))
+    return [p for p in paths if not any(n[0] == "." for n in p.relative_to(folder).parts)]
 
 
 def inside(folder: Path, name: object) -> Path:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_attribution.dictionaries import activations
 from tl_attribution.dictionaries.activations import JumpReLU, TopK
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import Found, peek, read_json
-from tl_attribution.dictionaries.formats.writing import write_folder
+from tl_attribution.dictionaries.formats.writing import save_tensors, write_folder
 from tl_attribution.dictionaries.layers import StoredLayer
 from tl_attribution.dictionaries.stored import Stored
 from tl_attribution.dictionaries.tensor_files import TensorFile
@@ -49,12 +48,9 @@ def _layer_file(folder: Path, layer: int) -> Path:
     return folder / f"layer_{layer}.safetensors"
 
 
-def write(dictionary: Transcoder, path: str | Path) -> None:
-    """Write a dictionary whole or not at all; replaces one that is already there.
-
-    Raises InputError if ``path`` exists and is anything else than a dictionary in this format.
-    """
-    write_folder(path, recognise, lambda folder: _write_files(dictionary, folder))
+def write(dictionary: Transcoder, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a dictionary as :func:`.writing.write_folder` does, and raising what that raises."""
+    write_folder(path, NAME, lambda folder: _write_files(dictionary, folder), overwrite=overwrite)
 
 
 def _write_files(dictionary: Transcoder, folder: Path) -> None:
@@ -65,8 +61,7 @@ def _write_files(dictionary: Transcoder, folder: Path) -> None:
                 tensors["threshold"] = threshold[layer]
             case TopK(_, rank) if rank is not None:
                 tensors["rank"] = rank[layer]
-        ready = {k: t.detach().cpu().contiguous() for k, t in tensors.items() if t is not None}
-        save_file(ready, _layer_file(folder, layer))
+        save_tensors(tensors, _layer_file(folder, layer), NAME)
     config = {
         "format": FORMAT,
         "version": VERSION,

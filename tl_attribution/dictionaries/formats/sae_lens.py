@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
@@ -29,7 +28,7 @@ from tl_attribution.dictionaries.formats.common import (
     same,
     thresholds,
 )
-from tl_attribution.dictionaries.formats.writing import write_folder
+from tl_attribution.dictionaries.formats.writing import save_tensors, write_folder
 from tl_attribution.dictionaries.layers import Layer, StoredLayer
 from tl_attribution.dictionaries.stored import Stored
 from tl_attribution.dictionaries.tensor_files import TensorFile
@@ -129,14 +128,14 @@ def _threshold(file: TensorFile, config: dict[str, Any]) -> Tensor | None:
     return file.read("threshold") if "jumprelu" in config["architecture"] else None
 
 
-def write(dictionary: Transcoder, path: str | Path) -> None:
+def write(dictionary: Transcoder, path: str | Path, *, overwrite: bool = False) -> None:
     """Write ``layer_0``, ``layer_1``, … each a folder that ``SAE.load_from_disk`` opens, whole or
     not at all; a CLT as one such folder. Raises InputError for what SAELens has no place for."""
     if isinstance(dictionary, CrossLayerTranscoder):
-        sae_lens_clt.write(dictionary, path)
+        sae_lens_clt.write(dictionary, path, overwrite=overwrite)
         return
     check_writable(dictionary, NAME, skip=True)
-    write_folder(path, recognise, lambda folder: _write_files(dictionary, folder))
+    write_folder(path, NAME, lambda folder: _write_files(dictionary, folder), overwrite=overwrite)
 
 
 def _write_files(dictionary: Transcoder, folder: Path) -> None:
@@ -151,9 +150,8 @@ def _write_files(dictionary: Transcoder, folder: Path) -> None:
             "W_skip": weights.W_skip,
             "threshold": threshold_of(dictionary, i),
         }
-        ready = {k: t.detach().cpu().contiguous() for k, t in tensors.items() if t is not None}
-        save_file(ready, into / WEIGHTS)
-        config = _config(dictionary, i, weights, "threshold" in ready)
+        save_tensors(tensors, into / WEIGHTS, NAME)
+        config = _config(dictionary, i, weights, tensors["threshold"] is not None)
         (into / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 

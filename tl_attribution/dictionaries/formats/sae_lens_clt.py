@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_attribution.dictionaries import activations
 from tl_attribution.dictionaries.activations import JumpReLU, TopK
 from tl_attribution.dictionaries.cross_layer import CrossLayerTranscoder
 from tl_attribution.dictionaries.formats.common import Found, need, peek, read_json
-from tl_attribution.dictionaries.formats.writing import write_folder
+from tl_attribution.dictionaries.formats.writing import save_tensors, write_folder
 from tl_attribution.dictionaries.layers import LayerWeights, StoredLayer
 from tl_attribution.dictionaries.stored import Stored
 from tl_attribution.dictionaries.tensor_files import TensorFile
@@ -116,18 +115,17 @@ def assemble(
     )
 
 
-def write(dictionary: CrossLayerTranscoder, path: str | Path) -> None:
+def write(dictionary: CrossLayerTranscoder, path: str | Path, *, overwrite: bool = False) -> None:
     """Write a folder that ``SAE.load_from_disk`` opens, whole or not at all. All weights are read
     into memory: SAELens has them in one file. Raises InputError for what has no place there."""
     tensors = state(dictionary)
     said = {**config(dictionary, tensors), "device": "cpu"}
-    ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
     def fill(folder: Path) -> None:
-        save_file(ready, folder / WEIGHTS)
+        save_tensors({**tensors}, folder / WEIGHTS, "sae-lens")
         (folder / CONFIG).write_text(json.dumps(said, indent=2) + "\n")
 
-    write_folder(path, recognise, fill)
+    write_folder(path, "sae-lens", fill, overwrite=overwrite)
 
 
 def config(dictionary: CrossLayerTranscoder, tensors: dict[str, Tensor]) -> dict[str, Any]:
