@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import wrapt
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import (
@@ -26,6 +27,7 @@ from tl_attribution.plugins.huggingface_hub.failures import UnreachableError, to
 
 AT_ONCE = 4
 """Files that are fetched at the same time."""
+COMMIT = "[0-9a-f]{40}"
 SECONDS = 0.25
 """Between two looks at how much has arrived."""
 
@@ -47,7 +49,7 @@ def download(address: Address, progress: Progress | None = None) -> Path:
     all of the dictionary. Where the Hub does not answer, the cache is enough. Raises NotFoundError
     for a repository or revision that does not exist and HubError for everything else.
     """
-    if re.fullmatch("[0-9a-f]{40}", address.revision):  # never changes
+    if re.fullmatch(COMMIT, address.revision):  # never changes
         with suppress(HubError):
             return _cached(address)
     try:
@@ -61,8 +63,9 @@ def download(address: Address, progress: Progress | None = None) -> Path:
     files = [there[name] for name in remote.needed(sizes, address)]
     snapshot = storage(address) / "snapshots" / commit
     settings = [one for one in files if remote.is_settings(one.name)]
-    whole = bool(settings) and all((snapshot / one.name).exists() for one in settings)
-    wanted = [one for one in files if not (whole and (snapshot / one.name).exists())]
+    held = {one for one in files if _blob(address, snapshot / one.name) is not None}
+    whole = bool(settings) and held.issuperset(settings)
+    wanted = [one for one in files if not (whole and one in held)]
     with shown(address, wanted, progress):
         fetch(address, commit, [one for one in wanted if one not in settings])
         fetch(address, commit, [one for one in wanted if one in settings])
@@ -87,9 +90,11 @@ def listed(address: Address) -> tuple[str, dict[str, Remote]]:
             )
             for one in info.siblings or []
         }
-    if not info.sha or not all(one.digest for one in files.values()):
+    if not re.fullmatch(COMMIT, info.sha or ""):
+        raise HubError(f"{address}: the Hub names a commit {info.sha!r}, which is not a hash")
+    if not all(one.digest for one in files.values()):
         raise HubError(f"{address}: the Hub lists files without hashes, so none can be checked")
-    return info.sha, files
+    return str(info.sha), files
 
 
 def storage(address: Address) -> Path:
@@ -103,8 +108,10 @@ def _cached(address: Address) -> Path:
     place = storage(address)
     ref = place / "refs" / address.revision
     commit = ref.read_text().strip() if ref.is_file() else address.revision
+    if not re.fullmatch(COMMIT, commit):
+        raise HubError(f"the cache in {place.parent} does not hold {address}")
     snapshot = place / "snapshots" / commit
-    held = [path for path in snapshot.rglob("*") if path.is_file()]
+    held = [path for path in snapshot.rglob("*") if _blob(address, path) is not None]
     sizes = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in held}
     try:
         files = remote.needed(sizes, address)
@@ -130,14 +137,49 @@ def fetch(address: Address, commit: str, files: list[Remote]) -> None:
 def _fetch_one(address: Address, commit: str, one: Remote) -> None:
     with told(f"cannot download {one.name} of {address}", address.repo):
         path = Path(hf_hub_download(address.repo, one.name, revision=commit))
-        found = _digest(path, len(one.digest))
+        blob = _blob(address, path)
+    if blob is None:
+        path.unlink(missing_ok=True)  # the link alone
+        raise HubError(
+            f"{one.name} of {address} was a link out of the cache in {storage(address)}. It was "
+            "removed; try again"
+        )
+    found = _digest(blob, len(one.digest))
     if found != one.digest:
-        for damaged in (path.resolve(), path):
+        for damaged in (path, blob):
             damaged.unlink(missing_ok=True)
         raise HubError(
             f"{one.name} of {address} arrived damaged: its hash is {found[:12]}…, expected "
             f"{one.digest[:12]}…. It was removed; try again"
         )
+
+
+def _blob(address: Address, path: Path) -> Path | None:
+    """The file in the repository's own cache that a name in a snapshot stands for, or None if there
+    is none or it lies elsewhere. The blob may itself be a link into the client's shared store."""
+    place = storage(address).resolve()
+    if not path.is_file():
+        return None
+    if not path.is_symlink():
+        return path if path.parent.resolve().is_relative_to(place / "snapshots") else None
+    target = path.parent.resolve() / path.readlink()
+    inside = target.parent.resolve() == place / "blobs"
+    return target.parent.resolve() / target.name if inside else None
+
+
+@wrapt.patch_function_wrapper("huggingface_hub.file_download", "_get_metadata_or_catch_error")
+def _checked_metadata(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """What the client builds paths of must not lead anywhere: the blob's name, which is the ETag
+    that the server sends, and the commit's. This is the one place that all its downloads pass."""
+    del instance
+    metadata = wrapped(*args, **kwargs)
+    for what, name in (("ETag", metadata[1]), ("commit", metadata[2])):
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+            raise HubError(
+                f"the Hub answers with the {what} {name[:80]!r}, which would be a path on this "
+                "machine, so nothing was downloaded; tell whoever runs the server"
+            )
+    return metadata
 
 
 def _digest(path: Path, length: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -161,3 +162,54 @@ def test_progress_tells_bytes(hub: State, folder: Path, monkeypatch: pytest.Monk
     total = sum((folder / name).stat().st_size for name in WHOLE - {"README.md"})
     assert {whole for _, whole, _ in seen} == {total}
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("name", ["layer_1.safetensors", "config.json"])
+def test_an_etag_that_is_a_path_reaches_no_file(
+    hub: State, folder: Path, tmp_path: Path, exists: bool, name: str
+) -> None:
+    publishing.publish(folder, REPO)
+    thesis = tmp_path / "home" / "thesis.tex"
+    thesis.parent.mkdir()
+    if exists:
+        thesis.write_text("years of work")
+    blobs = tmp_path / "cache" / "models--me--tiny-clt" / "blobs"
+    for etag in (str(thesis), os.path.relpath(thesis, blobs), "..", "a/b"):
+        hub.etags[name] = etag
+        told(HubError, "answers with the ETag .*would be a path", load(REPO))
+        assert [p.read_text() for p in thesis.parent.iterdir()] == ["years of work"] * exists
+        assert not list((tmp_path / "cache").rglob("*thesis*"))
+    hub.etags.clear()
+    assert torch.equal(tla.load_dictionary(REPO).encode(X), small().encode(X))
+
+
+def test_a_link_out_of_the_cache_is_neither_followed_nor_is_its_target_removed(
+    hub: State, folder: Path, tmp_path: Path
+) -> None:
+    done = publishing.publish(folder, REPO)
+    snapshot = tmp_path / "cache" / "models--me--tiny-clt" / "snapshots" / done.commit
+    snapshot.mkdir(parents=True)
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (snapshot / "layer_1.safetensors").symlink_to(tmp_path / "thesis.tex")
+    told(HubError, r"layer_1.safetensors .*was a link out of the cache", load(REPO))
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert torch.equal(tla.load_dictionary(REPO).encode(X), small().encode(X))
+
+
+def test_a_commit_that_is_a_path_is_refused(
+    hub: State, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publishing.publish(folder, REPO)
+    repo = hub.repos[REPO]
+    oid = repo.branches["main"]
+    repo.branches["main"] = "../../../d"
+    repo.commits["../../../d"] = repo.commits[oid]
+    told(HubError, "names a commit '../../../d', which is not a hash", load(REPO))
+    ref = tmp_path / "cache" / "models--me--tiny-clt" / "refs" / "main"
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    ref.write_text("../../../d")
+    (ref.parent.parent / "snapshots").mkdir(exist_ok=True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    forget_sessions()
+    told(HubError, "does not hold", load(REPO))
