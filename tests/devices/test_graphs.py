@@ -11,6 +11,8 @@ import tl_attribution as tla
 from tests.devices.pairs import Pair
 from tests.models import D_MODEL
 from tests.random_dictionaries import KINDS, transcoder
+from tl_attribution import selection
+from tl_attribution.errors import TooLargeError
 from tl_attribution.graph.graph import Graph, tensors
 from tl_attribution.replacement.active import ActiveFeatures
 
@@ -91,3 +93,15 @@ def test_a_prompt_may_lie_on_the_device(pair: Pair) -> None:
     there = tla.attribute(pair.there, ids, transcoder())
     assert there == tla.attribute(pair.there, PROMPT, transcoder())
     assert tla.attribute(pair.here, ids, transcoder()).about.token_ids == tuple(PROMPT)
+
+
+def test_a_graph_needs_the_processors_memory_and_a_partial_one_the_devices_too(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(device: torch.device) -> int:
+        return 2**40 if device.type == "cpu" else 1000
+
+    monkeypatch.setattr(selection, "free_memory", free)
+    assert len(tla.attribute(pair.there, PROMPT, transcoder()).nodes)
+    with pytest.raises(TooLargeError, match=f"are free on {pair.device}:0; ask for less"):
+        tla.attribute(pair.there, PROMPT, transcoder(), coverage=0.9)
