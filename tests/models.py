@@ -129,12 +129,13 @@ def hugging_face(family: str, seed: int = 0) -> Any:
     return model
 
 
-def bridge(family: str, *, compatible: bool = False, seed: int = 0) -> Any:
+def bridge(family: str, *, compatible: bool = False, seed: int = 0, device: str = "cpu") -> Any:
     """The model in TransformerBridge, raw or in compatibility mode."""
     from transformer_lens.model_bridge import TransformerBridge
 
+    hf = hugging_face(family, seed).to(device)
     model = TransformerBridge.boot_transformers(
-        f"tiny-{family}", hf_model=hugging_face(family, seed), tokenizer=tokenizer(), device="cpu"
+        f"tiny-{family}", hf_model=hf, tokenizer=tokenizer(), device=device
     )
     if compatible:
         model.enable_compatibility_mode(disable_warnings=True)

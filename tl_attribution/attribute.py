@@ -98,7 +98,8 @@ class _Run:
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """A graph's numbers: ``chosen`` rows of ``local.features`` became nodes."""
+    """A graph's numbers: ``chosen`` rows of ``local.features``, on the model's device, are its
+    features. The rest is on the processor: a graph may be larger than a device's memory."""
 
     chosen: Tensor
     adjacency: Tensor
@@ -158,7 +159,7 @@ def _logit_rows(run: _Run, engine: selection.Engine, out: Tensor) -> Tensor:
         rows, readouts = wanted.readouts(run.logits, site)
         if readouts is not None:
             made = engine.rows(readouts)
-            out[rows], constant[rows] = made.edges, made.constant
+            out[rows], constant[rows] = made.edges.to(out), made.constant.to(out)
     return constant
 
 
@@ -167,10 +168,10 @@ def _everything(run: _Run, engine: selection.Engine, progress: Progress | None) 
     n, sources = len(local.features), local.n_sources
     total = sources + len(run.logits)
     selection.check_memory(total * total, n)
-    adjacency = local.errors.new_zeros(total, total)
-    constant = local.errors.new_zeros(total)
+    adjacency = local.errors.new_zeros(total, total, device="cpu")
+    constant = adjacency.new_zeros(total)
     constant[sources:] = _logit_rows(run, engine, adjacency[sources:, :sources])
-    every = torch.arange(n)
+    every = torch.arange(n, device=local.errors.device)
     if n:
         readouts = selection.feature_readouts(local, every)
         watch = None if progress is None else lambda done, of: progress(done, of, "features")
@@ -202,8 +203,8 @@ def _some(
     targets, sources = expanded.rows.edges.shape
     total = sources + len(run.logits)
     selection.check_memory(total * total, targets)
-    adjacency = top.new_zeros(total, total)
-    constant = top.new_zeros(total)
+    adjacency = top.new_zeros(total, total, device="cpu")
+    constant = adjacency.new_zeros(total)
     for made, rows in ((expanded.rows, slice(0, targets)), (expanded.top, slice(sources, total))):
         adjacency[rows, :sources] = made.edges
         constant[rows] = made.constant
@@ -212,7 +213,7 @@ def _some(
 
 def _nodes(run: _Run, chosen: Tensor, tokens: tuple[str, ...]) -> NodeTable:
     local, snapshot = run.local, run.local.snapshot
-    features = local.features.select(chosen)
+    features = local.features.select(chosen).to("cpu")
     n, later = local.n_positions, local.n_positions - local.prefix
     layers = torch.arange(local.n_layers).repeat_interleave(later)
     positions = torch.arange(local.prefix, n).repeat(local.n_layers)
@@ -246,7 +247,7 @@ def _preactivation(run: _Run, chosen: Tensor, total: int) -> Tensor:
     for i, r in enumerate(run.logits):
         x = run.local.snapshot.read(r.layer, r.site)[r.position]
         out[total - len(run.logits) + i] = x @ r.vector + r.bias
-    return out
+    return out.cpu()
 
 
 def _graph(run: _Run, parts: _Parts, settings: dict[str, Any]) -> Graph:
@@ -260,7 +261,7 @@ def _graph(run: _Run, parts: _Parts, settings: dict[str, Any]) -> Graph:
             local.errors.new_zeros(total - len(parts.chosen) - len(run.logits)),
             run.logit_weights,
         ]
-    )
+    ).cpu()
     flows = influence(normalise(parts.adjacency), weights)
     top = local.snapshot.logits[-1].softmax(-1).topk(min(ANSWERS, host.d_vocab))
     answers = zip(top.values.tolist(), top.indices.tolist(), strict=True)

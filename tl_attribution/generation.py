@@ -103,5 +103,5 @@ def _check_length(original: Original, new: int) -> None:
 def _choose(logits: Float[Tensor, " vocab"], temperature: float, draw: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    shares = (logits.double() / temperature).softmax(-1).cpu()
+    shares = (logits.cpu().double() / temperature).softmax(-1)
     return int(torch.multinomial(shares, 1, generator=draw))

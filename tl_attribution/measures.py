@@ -87,9 +87,9 @@ class Prediction:
         p, q = own.log_softmax(-1), other.log_softmax(-1)
         self.tokens += len(p)
         self.same += int((own.argmax(-1) == other.argmax(-1)).sum())
-        self.kl += float((p.exp() * (p - q)).sum(-1).double().sum())
+        self.kl += float((p.exp() * (p - q)).sum(-1).cpu().double().sum())  # MPS has no float64
         self.predicted += len(following)
-        self.loss += float(-q.gather(1, following[:, None].to(q.device)).double().sum())
+        self.loss += float(-q.gather(1, following[:, None].to(q.device)).cpu().double().sum())
 
     @property
     def mean_loss(self) -> float:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_attribution.devices import free_memory
 from tl_attribution.errors import InputError, TooLargeError
 from tl_attribution.graph.graph import Certificate
 from tl_attribution.replacement.local import LocalReplacementModel, Readouts, Rows
@@ -46,7 +46,7 @@ class Engine(Protocol):
 class Expanded:
     """Features with rows: ``chosen`` are rows of ``local.features``, ascending. Columns of ``rows``
     and of ``top`` (the other targets) are the chosen features and all sources that are no features;
-    what comes from features that were not chosen is in the constants."""
+    what comes from features that were not chosen is in the constants. All on the model's device."""
 
     chosen: Int[Tensor, " expanded"]
     rows: Rows
@@ -69,14 +69,15 @@ class Selection:
         self.engine, self.local, self.progress = engine, engine.local, progress
         self.top, self.top_weights, self.feature_weights = top, top_weights, feature_weights
         self.blocks: list[Rows] = []
-        self.chosen = torch.zeros(0, dtype=torch.long)
+        self.chosen = self.local.features.layer.new_zeros(0)
         self.sizes = top.constant.new_zeros(0)
 
     def expand(self, rows: Int[Tensor, " new"]) -> None:
         """Compute the rows of these features. Raises TooLargeError if they don't fit in memory."""
         if not len(rows):
             return
-        check_memory(len(rows) * self.local.n_sources, len(self.chosen) + len(rows))
+        entries, features = len(rows) * self.local.n_sources, len(self.chosen) + len(rows)
+        check_memory(entries, features, self.chosen.device)
         made = self.engine.rows(feature_readouts(self.local, rows))
         self.blocks.append(made)
         self.chosen = torch.cat([self.chosen, rows])
@@ -112,7 +113,7 @@ class Selection:
 
     def by_number(self, max_features: int, coverage: float | None) -> None:
         """The ``max_features`` most influential, in rounds, since rows change the ranking."""
-        everything = torch.arange(len(self.local.features))
+        everything = torch.arange(len(self.local.features), device=self.chosen.device)
         self.expand(self._forced(everything))
         batch = max(1, -(-max_features // ROUNDS))
         while len(self.chosen) < max_features:
@@ -136,7 +137,8 @@ class Selection:
         last: it lets go of the rows."""
         certificate, order = self._certificate(), torch.argsort(self.chosen)
         n, sources = len(self.local.features), self.local.n_sources
-        kept = torch.cat([self.chosen[order], torch.arange(n, sources)])
+        inputs = torch.arange(n, sources, device=order.device)
+        kept = torch.cat([self.chosen[order], inputs])
         left_out = self.sizes.new_ones(sources)
         left_out[kept] = 0
         top, parts = _keep(self.top, kept, left_out), []
@@ -149,7 +151,7 @@ class Selection:
     def _certificate(self) -> Certificate:
         local, n = self.local, len(self.local.features)
         influence = self.influence() / self._weight()
-        unexpanded = torch.ones(n, dtype=torch.bool)
+        unexpanded = torch.ones(n, dtype=torch.bool, device=influence.device)
         unexpanded[self.chosen] = False
         left = float(influence[:n][unexpanded].sum())
         lost = float(influence[n : n + local.n_errors].sum())
@@ -206,11 +208,15 @@ def check(coverage: float | None, max_features: int | None) -> None:
         raise InputError(f"max_features must not be negative, got {max_features}")
 
 
-def check_memory(entries: int, features: int) -> None:
-    """Raise TooLargeError unless that many numbers, and half as many again, fit in memory."""
-    needed, free = entries * 4 * 1.5, psutil.virtual_memory().available
+def check_memory(entries: int, features: int, device: torch.device | None = None) -> None:
+    """Raise TooLargeError unless that many numbers, and half as many again, fit in the memory of a
+    device (None: the processor, where graphs are)."""
+    device = torch.device("cpu") if device is None else device
+    needed, free = entries * 4 * 1.5, free_memory(device)
     if needed > free:
+        where = "" if device.type == "cpu" else f" on {device}"
         raise TooLargeError(
             f"a graph of {features} features needs about {needed / 2**30:.1f} GiB and "
-            f"{free / 2**30:.1f} GiB are free; ask for less with max_features=2000 or coverage=0.9"
+            f"{free / 2**30:.1f} GiB are free{where}; ask for less with max_features=2000 or "
+            "coverage=0.9"
         )

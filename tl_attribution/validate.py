@@ -191,11 +191,11 @@ class _Test:
 
     def values(self, run: Intervened) -> Float[Tensor, " measured"]:
         """Pre-activations of the graph's features, and logits less their mean, in one run."""
-        cap, logits = self.original.snapshot.soft_cap, run.logits.double()
+        cap, logits = self.original.snapshot.soft_cap, run.logits.cpu().double()
         logits = logits if cap is None else cap * torch.atanh(logits / cap)
         position, token = self.places
         answers = logits[position, token] - logits.mean(-1)[position]
-        return torch.cat([run.preactivations(*self.columns).double().cpu(), answers.cpu()])
+        return torch.cat([run.preactivations(*self.columns).cpu().double(), answers])
 
     def measure(self, ablations: Sequence[_Ablation], mode: Mode) -> Float[Tensor, "run measured"]:
         """By how much each ablation changes each feature and answer."""
@@ -272,7 +272,7 @@ class _Test:
             both = [self._responses(here, own, mlps) - reads for mlps in ("model", "replacement")]
             for layer in range(source + 1, n_layers):
                 for one, other in zip(
-                    *(b[:, layer].flatten(1).double() for b in both), strict=True
+                    *(b[:, layer].flatten(1).cpu().double() for b in both), strict=True
                 ):
                     if float(one.norm()) > 0 and float(other.norm()) > 0:
                         cosines[layer].append(float(one @ other / (one.norm() * other.norm())))

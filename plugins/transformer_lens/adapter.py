@@ -15,7 +15,7 @@ from tl_attribution.dictionaries.neurons import MlpWeights
 from tl_attribution.errors import NotFoundError, UnsupportedModelError
 from tl_attribution.plugins.transformer_lens import names, tokens
 from tl_attribution.plugins.transformer_lens.editing import Editing
-from tl_attribution.plugins.transformer_lens.looking import check_finite, look
+from tl_attribution.plugins.transformer_lens.looking import check_finite, look, only_place
 from tl_attribution.replacement.frozen import FrozenAttention, FrozenNorm
 from tl_attribution.replacement.host import EditMlps, MlpPairs, ReplaceMlp
 from tl_attribution.replacement.sites import ReadSite, WriteSite
@@ -63,8 +63,7 @@ class TransformerLensHost(abc.ABC):
         self.parallel = bool(getattr(cfg, "parallel_attn_mlp", False))
         cap = getattr(cfg, "output_logits_soft_cap", None)
         self.soft_cap = float(cap) if cap is not None and cap > 0 else None
-        weight = next(iter(model.parameters()))
-        self.dtype = weight.dtype
+        self.dtype, self.device = only_place(self.name, model)
         self.compute_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @abc.abstractmethod
@@ -173,7 +172,7 @@ class TransformerLensHost(abc.ABC):
 
     def _run(self, token_ids: TokenIds, hooks: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
         wanted = set(hooks)
-        tokens = token_ids[None].to(next(iter(self.model.parameters())).device)
+        tokens = token_ids[None].to(self.device)
         with torch.no_grad():
             logits, cache = self.model.run_with_cache(
                 tokens, names_filter=lambda name: name in wanted, return_type="logits"

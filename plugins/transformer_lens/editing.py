@@ -45,7 +45,7 @@ class Editing:
                 hooks += named
                 handles += [handle] if handle is not None else []
             with torch.no_grad():
-                tokens = token_ids.to(next(iter(model.parameters())).device)
+                tokens = token_ids.to(self.host.device)
                 out = model.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits", **options)
         finally:
             for handle in handles:

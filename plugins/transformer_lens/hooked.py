@@ -48,12 +48,12 @@ class HookedTransformerHost(TransformerLensHost):
         import transformer_lens
 
         name = "HookedTransformerKeyValueCache" if _MAJOR < 3 else "TransformerLensKeyValueCache"
-        device = next(iter(self.model.parameters())).device
-        return getattr(transformer_lens, name).init_cache(self.model.cfg, device, rows)
+        return getattr(transformer_lens, name).init_cache(self.model.cfg, self.device, rows)
 
     def caching(self, cache: Any, token_ids: Tensor) -> dict[str, Any]:
         """With a cache, tokens that could be padding are masked unless told not to be."""
-        return {"past_kv_cache": cache, "attention_mask": torch.ones_like(token_ids)}
+        mask = torch.ones_like(token_ids, device=self.device)
+        return {"past_kv_cache": cache, "attention_mask": mask}
 
     def replace_before_norm(
         self, layer: int, hook: Callable[..., Tensor]

@@ -10,8 +10,9 @@ import torch
 from tl_attribution.errors import NotFoundError, nearest
 
 
-def load(name: str, folder: Path | None) -> Any:
-    """Load from a folder in Hugging Face form, or by a name that transformer-lens knows.
+def load(name: str, folder: Path | None, device: str | None) -> Any:
+    """Load from a folder in Hugging Face form, or by a name that transformer-lens knows, onto a
+    device; None: a folder's onto the CPU, others where transformer-lens puts them.
 
     Raises NotFoundError if there is no such model or it cannot be had.
     """
@@ -21,12 +22,15 @@ def load(name: str, folder: Path | None) -> Any:
     try:
         if folder is not None:
             hf, tokenizer = _from_folder(folder)
+            place = device or "cpu"
             if bridged is None:
-                return _hooked_gpt2(name, hf, tokenizer)
-            return bridged.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device="cpu")
+                return _hooked_gpt2(name, hf, tokenizer).to(place)
+            hf = hf.to(place)
+            return bridged.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=place)
         if bridged is None:
-            return transformer_lens.HookedTransformer.from_pretrained_no_processing(name)
-        return bridged.boot_transformers(name)
+            hooked = transformer_lens.HookedTransformer
+            return hooked.from_pretrained_no_processing(name, device=device)
+        return bridged.boot_transformers(name, device=device)
     except (OSError, ValueError) as error:
         raise NotFoundError(
             f"no model {name!r}: {nearest(name, _short(name))}. transformer-lens said: "

@@ -1,4 +1,4 @@
-"""Looking at tensors at hooks: of several rows at once, and whether they are finite."""
+"""Looking at a model's tensors: where weights are, what hooks hold, and whether it is finite."""
 
 from __future__ import annotations
 
@@ -45,6 +45,19 @@ def look(model: Any, token_ids: Int[Tensor, "row position"], hooks: set[str]) ->
             "what its MLPs read or write"
         )
     return found
+
+
+def only_place(name: str, model: Any) -> tuple[torch.dtype, torch.device]:
+    """The weights' dtype and device. Raises UnsupportedModelError if they are on several."""
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(devices) > 1:
+        raise UnsupportedModelError(
+            f"{name} is on several devices: {', '.join(devices)}; only a model on one device can "
+            "be traced: load it without n_devices and without a device map, or move all of it by "
+            "model.to(device)"
+        )
+    weight = next(iter(model.parameters()))
+    return weight.dtype, weight.device
 
 
 def check_finite(name: str, logits: Tensor, found: dict[str, Tensor]) -> None:

@@ -57,7 +57,7 @@ Evaluated = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew where a run is.")]
-DeviceName = Annotated[str | None, typer.Option("--device", help="Else a GPU if there is one.")]
+DeviceName = Annotated[str | None, typer.Option("--device", help="Else the model's, or a GPU.")]
 
 
 def train(

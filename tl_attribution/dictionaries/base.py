@@ -150,7 +150,7 @@ class Dictionary(abc.ABC):
         ``x`` is needed by dictionaries with a linear skip. Raises MismatchError without it.
         """
         out = acts.new_zeros(self.n_layers, acts.shape[1], self.d_model)
-        every = torch.arange(self.n_features)
+        every = torch.arange(self.n_features, device=acts.device)
         for source in range(self.n_layers):
             for target in self.written_layers(source):
                 active = self.written_activation(source, every, target, acts[source])

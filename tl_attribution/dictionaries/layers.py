@@ -50,13 +50,13 @@ class LayerWeights:
 
     def encoder_rows(self, index: Int[Tensor, " active"]) -> Float[Tensor, "active d_model"]:
         """Encoder vectors of some features."""
-        return self.W_enc[index]
+        return self.W_enc[index.to(self.W_enc.device)]
 
     def decoder_rows(
         self, index: Int[Tensor, " active"], k: int
     ) -> Float[Tensor, "active d_model"]:
         """What some features write k layers above their own."""
-        return self.W_dec[index, k]
+        return self.W_dec[index.to(self.W_dec.device), k]
 
 
 def check_shapes(

@@ -87,8 +87,9 @@ class Neurons(Dictionary):
     ) -> Reads:
         """Input weights, times the frozen gate where there is one."""
         mlp = self.layers[layer]
-        vectors = mlp.W_in.T[index].to(x)
-        bias = x.new_zeros(len(index)) if mlp.b_in is None else mlp.b_in[index].to(x)
+        at = index.to(mlp.W_in.device)
+        vectors = mlp.W_in.T[at].to(x)
+        bias = x.new_zeros(len(index)) if mlp.b_in is None else mlp.b_in[at].to(x)
         gate = self._gate(layer, x)
         if gate is None:
             return Reads(vectors, bias)
@@ -104,7 +105,8 @@ class Neurons(Dictionary):
     ) -> Float[Tensor, "active d_model"]:
         """Output weights."""
         del target
-        return self.layers[layer].W_out[index]
+        W_out = self.layers[layer].W_out
+        return W_out[index.to(W_out.device)]
 
     def decoder_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
         """The MLP's output bias."""

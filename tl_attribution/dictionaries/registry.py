@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tl_attribution import plugin_loading
+from tl_attribution import devices, plugin_loading
 from tl_attribution.dictionaries import remote
 from tl_attribution.dictionaries.activations import Activation, TopK
 from tl_attribution.dictionaries.base import Dictionary
@@ -54,14 +54,17 @@ def load_dictionary(
 
     The hooks, the model and TopK's ``k`` are only needed where neither the files nor the names say
     them; given, they win. Weights stay on disk and are read as they are needed, in the files' dtype
-    unless ``dtype`` is given; computations are in the model's. With a ``device`` other than the CPU
-    they are all read onto it.
+    unless ``dtype`` is given; computations are in the model's, and on its device, wherever the
+    weights are. With a ``device`` other than the CPU they are all read onto it.
 
     Raises NotFoundError for a source that leads nowhere (suggesting the nearest name), FormatError
     for files that are no dictionary, or corrupt, MismatchError for weights that don't fit each
-    other, InputError for hooks or a k that nobody says, several dictionaries in one folder, or
-    objects that make no dictionary, HubError for what goes wrong with the Hub.
+    other, InputError for hooks or a k that nobody says, a device that is not there, several
+    dictionaries in one folder, or objects that make no dictionary, HubError for what goes wrong
+    with the Hub.
     """
+    if device is not None:
+        devices.check(device)
     wanted = Wanted(feature_input_hook, feature_output_hook, device, dtype, k)
     entry = find(source) if isinstance(source, str | Path) else None
     if entry is not None:

@@ -19,8 +19,8 @@ from tl_attribution.shapes import Activations, Stream
 
 @dataclass(frozen=True, eq=False)
 class ActiveFeatures:
-    """Active features of one prompt. ``preactivation`` equals ``activation`` except for ungated MLP
-    neurons (see :class:`~tl_attribution.dictionaries.base.Encoded`)."""
+    """Active features of one prompt, on the model's device. ``preactivation`` equals ``activation``
+    except for ungated MLP neurons (see :class:`~tl_attribution.dictionaries.base.Encoded`)."""
 
     layer: Int[Tensor, " active"]
     position: Int[Tensor, " active"]
@@ -35,6 +35,11 @@ class ActiveFeatures:
         """Some of the features, by mask or by row."""
         columns = (self.layer, self.position, self.index, self.activation, self.preactivation)
         return ActiveFeatures(*(column[keep] for column in columns))
+
+    def to(self, device: str | torch.device) -> ActiveFeatures:
+        """The same on a device."""
+        columns = (self.layer, self.position, self.index, self.activation, self.preactivation)
+        return ActiveFeatures(*(column.to(device) for column in columns))
 
     def to_dense(self, n_layers: int, n_positions: int, n_features: int) -> Activations:
         """The same as a dense tensor, zero where nothing is active."""

@@ -112,8 +112,12 @@ class Host(Protocol):
         ...
 
 
-LoadModel = Callable[[str, Union[Path, None]], Any]  # noqa: UP007  # evaluated on Python 3.10
-"""(name, folder in Hugging Face form, or None to find the name) → a model that has an adapter."""
+LoadModel = Callable[
+    [str, Union[Path, None], Union[str, None]],  # noqa: UP007  # evaluated on Python 3.10
+    Any,
+]
+"""(name, folder in Hugging Face form, or None to find the name; device, or None for the host's
+choice) → a model that has an adapter."""
 
 _LOADERS: list[LoadModel] = []
 _ADAPTERS: list[tuple[type, Callable[[Any], Host]]] = []

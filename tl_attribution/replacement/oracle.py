@@ -32,9 +32,9 @@ class Oracle:
         progress: Callable[[int, int], None] | None = None,
     ) -> Rows:
         """Edges into every readout, one backward pass a row."""
-        edges = readouts.vectors.new_zeros(len(readouts), self.local.n_sources)
-        edges = edges if out is None else out
-        strengths = torch.ones(self.local.n_sources).to(edges).requires_grad_()
+        n = self.local.n_sources
+        edges = readouts.vectors.new_zeros(len(readouts), n) if out is None else out
+        strengths = readouts.vectors.new_ones(n).requires_grad_()
         with torch.enable_grad():
             targets = self.preactivations(strengths, readouts).unbind()
         for row, target in enumerate(targets):

@@ -17,9 +17,9 @@ Prompt = Union[str, Sequence[int], Tensor]  # noqa: UP007  # evaluated on Python
 
 
 def token_ids(host: Host, prompt: Prompt) -> TokenIds:
-    """Token ids of a prompt. Text gets the BOS token where the model wants one; ids are taken as
-    they are. Raises InputError for an empty prompt, ids outside the vocabulary, or more tokens than
-    the context holds."""
+    """Token ids of a prompt, on the CPU. Text gets the BOS token where the model wants one; ids are
+    taken as they are. Raises InputError for an empty prompt, ids outside the vocabulary, or more
+    tokens than the context holds."""
     if isinstance(prompt, str):
         if not prompt:
             raise InputError("the prompt is empty; give at least one word")
@@ -44,7 +44,7 @@ def token_ids(host: Host, prompt: Prompt) -> TokenIds:
         raise InputError(
             f"token id {int(outside[0])} is outside {host.name}'s vocabulary of {host.d_vocab}"
         )
-    return ids.long()
+    return ids.long().cpu()
 
 
 def resolve_prefix(host: Host, ids: TokenIds, prefix: int | None) -> int:

@@ -83,7 +83,7 @@ class Transport:
         self, readouts: Readouts, *, out: Tensor | None = None, progress: Progress | None = None
     ) -> Rows:
         """Edges into every readout. ``out`` [row, source] is filled instead of new memory if given;
-        it must be zero."""
+        it must be zero, and may be on another device than the model."""
         local = self.local
         pulled = _pull(local, readouts)
         edges = pulled.vectors.new_zeros(len(readouts), local.n_sources) if out is None else out
@@ -93,7 +93,7 @@ class Transport:
             chosen = chosen[torch.argsort(pulled.step[chosen], descending=True, stable=True)]
             part = _Pulled(*(c[chosen] for c in vars(pulled).values()))
             block = _Sweep(self, part).run()
-            edges[chosen] = block.edges
+            edges[chosen.to(edges.device)] = block.edges.to(edges.device)
             constant[chosen] = block.constant
             done += len(chosen)
             if progress is not None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
+from tl_attribution import devices
 from tl_attribution.errors import InputError
 
 DATA, FEATURES = "data", "features"
@@ -136,7 +137,8 @@ class _Sum(torch.autograd.Function):
 def join(feature_shards: int, device: torch.device | str | None = None) -> Team:
     """The team of this run: alone, or with the processes that torchrun started.
 
-    Raises InputError if their number cannot be divided by ``feature_shards``.
+    Raises InputError if their number cannot be divided by ``feature_shards``, or if the device is
+    not there.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world % feature_shards:
@@ -144,7 +146,7 @@ def join(feature_shards: int, device: torch.device | str | None = None) -> Team:
             f"feature_shards={feature_shards} needs a multiple of as many processes, not {world}; "
             f"start with: torchrun --nproc-per-node {feature_shards} -m tl_attribution train …"
         )
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = devices.check(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if world == 1:
         return Team(place)
     if place.type == "cuda":

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
+from tl_attribution.devices import free_memory
 from tl_attribution.dictionaries.transcoder import Transcoder
 from tl_attribution.errors import InputError, TooLargeError
 from tl_attribution.replacement.host import Host, host_for
@@ -39,10 +39,12 @@ def train(
 
     ``dataset``: a ``datasets`` dataset, a folder, a .txt or .jsonl file, a list of texts, or an
     iterator of token batches [row, position]. ``out``: the run's folder, with its log, checkpoints
-    and dictionary; None keeps nothing on disk. ``resume`` goes on from the last checkpoint, bit for
-    bit on a CPU; ``overwrite`` starts anew. ``data_name`` stands for the dataset in ``run.json``;
-    ``on_progress`` is told (tokens done, in all, what) after each record; ``evaluate`` is called
-    with the dictionary at the end, in the first process, and callbacks are told what it returns.
+    and dictionary; None keeps nothing on disk. ``device`` is where the dictionary is trained; None:
+    where the model is, or on a GPU if there is one. ``resume`` goes on from the last checkpoint,
+    bit for bit on a CPU; ``overwrite`` starts anew. ``data_name`` stands for the dataset in
+    ``run.json``; ``on_progress`` is told (tokens done, in all, what) after each record;
+    ``evaluate`` is called with the dictionary at the end, in the first process, and callbacks are
+    told what it returns.
 
     Returns the dictionary in raw model space. Raises InputError for a configuration, dataset or
     folder that cannot be used, UnsupportedModelError for a model without MLPs, NotFoundError for an
@@ -51,7 +53,8 @@ def train(
     """
     config = config or TrainingConfig()
     host = host_for(compute_in_fp32(model))
-    with distributed.joined(config.feature_shards, device) as team:
+    place = device or _accelerator(model)
+    with distributed.joined(config.feature_shards, place) as team:
         _check(config, host, team)
         run = Run(model, host, dataset, config, team, Path(out) if out else None)
         run.open(resume, overwrite, data_name or _describe(dataset))
@@ -59,6 +62,12 @@ def train(
         run.on_progress = on_progress if team.first else None
         run.evaluate = evaluate if team.first else None
         return run.go()
+
+
+def _accelerator(model: Any) -> torch.device | None:
+    """Where the model is, if that is not the CPU."""
+    weight = next(iter(model.parameters()), None)
+    return None if weight is None or weight.device.type == "cpu" else weight.device
 
 
 def _describe(dataset: Any) -> str:
@@ -78,10 +87,7 @@ def _check(config: TrainingConfig, host: Host, team: Team) -> None:
             "dtype='bfloat16' is for GPUs: on a CPU its products are far slower than float32's"
         )
     needed = config.memory(host, team.n_data * team.n_shards)
-    if team.device.type == "cuda":
-        free = torch.cuda.mem_get_info(team.device)[0]
-    else:
-        free = psutil.virtual_memory().available
+    free = free_memory(team.device)
     if needed > free:
         raise TooLargeError(
             f"{host.n_layers} layers × {config.n_features} features with a buffer of "
