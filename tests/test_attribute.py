@@ -252,6 +252,13 @@ def test_bad_arguments(model: Any, options: dict[str, Any], message: str) -> Non
         attribute(model, prompt, transcoder(), **options)
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_prompt_in_place_of_the_model_is_told_from_it(model: Any) -> None:
+    for prompt in ("w1 w2", PROMPT, torch.tensor(PROMPT)):
+        with pytest.raises(InputError, match=r"expected the model first.*in place of the model"):
+            tla.attribute(prompt, model, transcoder())
+
+
 def test_dictionaries_of_other_models(model: Any) -> None:
     wrong = transcoder()
     wrong.model_name = "gpt2-xl"

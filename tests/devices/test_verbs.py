@@ -192,4 +192,4 @@ def test_a_device_that_is_not_there_is_named_beside_those_that_are(name: str) ->
     with pytest.raises(InputError, match=said):
         tla.load_dictionary("atlas", device=name)
     with pytest.raises(InputError, match=said):
-        tla.train(hooked("gpt2"), tiny_runs.texts(), tiny_runs.config(), device=name)
+        tla.train(tiny_runs.model(), tiny_runs.texts(), tiny_runs.config(), device=name)

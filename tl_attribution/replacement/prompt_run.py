@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Union
 
 import torch
+from torch import Tensor
 
 from tl_attribution.dictionaries.base import Dictionary
 from tl_attribution.errors import InputError, MismatchError
@@ -101,7 +103,13 @@ class PromptRun:
 
 def attach(model: Any, dictionary: Dictionary) -> AttachedDictionary:
     """A dictionary on a model. Raises MismatchError if it belongs to another model, NotFoundError
-    for hooks that the model does not have, UnsupportedModelError for a model of unknown type."""
+    for hooks that the model does not have, UnsupportedModelError for a model of unknown type, and
+    InputError for a prompt in place of the model."""
+    if isinstance(model, (str, Sequence, Mapping, Tensor)):
+        raise InputError(
+            f"expected the model first, then the prompt and the dictionary; got a "
+            f"{type(model).__name__} in place of the model"
+        )
     host = open_host(model)
     _check_fits(host, dictionary)
     sites = find_sites(host, dictionary.feature_input_hook, dictionary.feature_output_hook)
