@@ -159,7 +159,16 @@ def gemma_scope_2(m: Made) -> Case:
     return _case(m, acts, recon, ("mlp.hook_in", "hook_mlp_out"), "google/gemma-3-270m")
 
 
-def gemma_scope_2_clt(m: Made) -> Case:
+def gemma_scope_2_clt(m: Made, *, hooks: bool = False) -> Case:
+    """``hooks``: with a config.json that lists the hooks of all layers, as the release's have."""
+    if hooks:
+        lists = {
+            f"hf_hook_point_{end}": [
+                f"model.layers.{i}.{place}_feedforward_layernorm.output" for i in range(LAYERS)
+            ]
+            for end, place in {"in": "pre", "out": "post"}.items()
+        }
+        m.say("config.json", lists | {"model_name": "gemma-v3-270m-pt"})
     for i in range(LAYERS):
         decoder = torch.zeros(FEATURES, LAYERS, WIDTH)
         for t in range(i, LAYERS):
@@ -169,7 +178,8 @@ def gemma_scope_2_clt(m: Made) -> Case:
             f"params_layer_{i}.safetensors", **parts, b_dec=m.out_bias[i], threshold=m.threshold[i]
         )
     acts = _jump(m.pre(), m.threshold)
-    return _case(m, acts, m.sums(acts, cross=True), ("mlp.hook_in", "hook_mlp_out"))
+    model = "google/gemma-3-270m" if hooks else None
+    return _case(m, acts, m.sums(acts, cross=True), ("mlp.hook_in", "hook_mlp_out"), model)
 
 
 def clt_training(m: Made) -> Case:
@@ -332,6 +342,7 @@ MAKERS: dict[str, Callable[[Made], Case]] = {
     "gemma-scope-1-compressed": lambda m: gemma_scope_1(m, np.savez_compressed),
     "gemma-scope-2": gemma_scope_2,
     "gemma-scope-2-clt": gemma_scope_2_clt,
+    "gemma-scope-2-clt-hooks": lambda m: gemma_scope_2_clt(m, hooks=True),
     "clt-training": clt_training,
     "crosslayer-coding": crosslayer_coding,
     "crosslayer-coding-tied": crosslayer_coding_tied,

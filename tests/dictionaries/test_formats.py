@@ -244,6 +244,11 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
         _edit("layer_1_width_16k_l0_small_affine/config.json", hf_hook_point_in="x"),
         "layers differ in their hook in",
     ),
+    "gemma hooks": (
+        "gemma-scope-2-clt-hooks",
+        _edit("config.json", hf_hook_point_in=[1, 2, 3]),
+        "expected a hook, or one per layer",
+    ),
     "clt-training batchtopk": (
         "clt-training",
         _edit("layers.1.mlp/cfg.json", activation="batchtopk"),

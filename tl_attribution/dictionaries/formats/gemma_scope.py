@@ -81,13 +81,22 @@ def _model(name: str) -> str:
 
 def _hook(configs: list[dict], end: str, folder: Path) -> str:
     """The hook of the place in the configs, or the release's default if they have none."""
-    names = [str(c.get(f"hf_hook_point_{end}") or "") for c in configs]
+    names = [name for config in configs for name in _names(config, f"hf_hook_point_{end}", folder)]
     places = (re.sub(r"^.*layers\.\d+\.", "", name) for name in names)
     default = "pre" if end == "in" else "post"
     place = same(places, f"hook {end}", folder) or f"{default}_feedforward_layernorm.output"
     if place not in HOOKS:
         raise FormatError(f"{folder}: reads or writes at {place!r}; expected {', '.join(HOOKS)}")
     return HOOKS[place]
+
+
+def _names(config: dict, key: str, folder: Path) -> list[str]:
+    """The hook names in a config: one, one per layer, or none, which is ``""``."""
+    value = config.get(key) or ""
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) for name in names):
+        raise FormatError(f"{folder}: {key} is {value!r:.80}; expected a hook, or one per layer")
+    return names
 
 
 def transcoder(file: TensorFile) -> tuple[StoredLayer, Tensor | None]:
