@@ -37,7 +37,7 @@ def test_help_and_list_import_neither_torch_nor_a_host(arguments: list[str], sho
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout
     imported = set(done.stderr.split())
-    assert "tl_attribution.cli.list" in imported
+    assert "tl_attribution.cli.listing" in imported
     assert not imported & HEAVY
 
 

@@ -13,7 +13,7 @@ import typer
 
 from tl_attribution.cli.evaluate import evaluate
 from tl_attribution.cli.intervene import intervene
-from tl_attribution.cli.list import list_names
+from tl_attribution.cli.listing import list_names
 from tl_attribution.cli.publish import publish
 from tl_attribution.cli.trace import trace
 from tl_attribution.cli.train import train
