@@ -78,6 +78,7 @@ def differences(before: Numbers, now: Numbers) -> Iterator[str]:
             yield f"{name}: {a.dtype} {tuple(a.shape)} before, {b.dtype} {tuple(b.shape)} now"
         elif _bytes(a) != _bytes(b):
             by = (a.double() - b.double()).abs().nan_to_num(float("inf"))
+            by[a.isnan() & b.isnan()] = 0
             unlike = int((by > 0).sum())  # 0 if only the signs of zeros differ
             yield f"{name}: {unlike} of {a.numel()} differ, by {float(by.max()):.3e} at most"
 
