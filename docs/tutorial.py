@@ -99,7 +99,7 @@ print(f"P(' Austin') {before:.3f} → {after:.3f}")
 # measures](interventions.md)).
 
 # %%
-validation = tla.validate(graph, model, dictionary, max_features=20)
+validation = tla.validate(model, graph, dictionary, max_features=20)
 print("\n".join(validation.verdict))
 
 # %% [markdown]

@@ -112,6 +112,7 @@ def test_the_tutorial_prints_what_is_shown() -> None:
 def test_the_site_builds_and_its_pages_fetch_nothing(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="the docs extra is not installed")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    command += ["--config-file", "docs/site/mkdocs.yml"]
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

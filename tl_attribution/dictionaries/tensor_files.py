@@ -158,8 +158,10 @@ class TensorFile:
         """A tensor, mapped (see :func:`mapped`). Raises FormatError if the file was changed since
         it was opened."""
         self._check()
-        tensor = mapped(self.path, name)
-        self._check()  # it may have been replaced in between
+        try:
+            tensor = mapped(self.path, name)
+        finally:
+            self._check()  # it may have been replaced in between
         return tensor
 
     def _check(self) -> None:
